@@ -1,0 +1,42 @@
+# Everything runs from .venv, which is built on first use: python3, make and git are all a machine needs.
+PYTHON ?= python3
+BIN := .venv/bin
+# The tools' telemetry stays off; stages are started as `python`, which must be the one of .venv.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.PHONY: demo test lint format lock clean
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+demo: .venv/installed  ## the whole pipeline on the built-in source, then the report's path
+	$(BIN)/dvc repro
+	@echo "$(CURDIR)/reports/index.html"
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: .venv/installed  ## after a change of requirements*.in
+	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
+		--generate-hashes --no-header requirements.in requirements-dev.in -o requirements.lock
+
+clean:  ## the environment and every tool's leavings; data/ and the DVC cache stay
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,30 @@
+"""How an audio VAE's latents relate to acoustic descriptors and ground-truth factors."""
+
+from stages import run_stage
+from techloop.params import load_params
+from techloop.tracking import track
+
+
+def main(cell: str) -> None:
+    """Write reports/descriptors/<cell>."""
+    from techloop.analysis.correlation import evaluate_descriptors
+    from techloop.datasets import LatentDataset, LoopDataset
+
+    params = load_params()
+    section, folder = params.evaluate_descriptors, f"reports/descriptors/{cell}"
+    inputs = ["data/loops", f"data/latents/{cell}"]
+    with track(f"evaluate_descriptors@{cell}", section, inputs) as run:
+        metrics = evaluate_descriptors(
+            LoopDataset(inputs[0], "test"),
+            LatentDataset(inputs[1], "test"),
+            folder,
+            loops_used=section.loops,
+            bootstrap=section.bootstrap,
+            seed=params.seed,
+        )
+        run.log(metrics)
+        run.artifacts(folder)
+
+
+if __name__ == "__main__":
+    run_stage(main)

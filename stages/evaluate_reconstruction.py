@@ -1,0 +1,32 @@
+"""What an audio VAE keeps of the test loops."""
+
+from stages import run_stage
+from techloop.params import load_params
+from techloop.tracking import track
+
+
+def main(cell: str) -> None:
+    """Write reports/reconstruction/<cell>."""
+    from techloop.analysis.reconstruction import evaluate_reconstruction
+    from techloop.datasets import LoopDataset
+    from techloop.models.audio_vae import AudioVAE
+
+    params = load_params()
+    section, folder = params.evaluate_reconstruction, f"reports/reconstruction/{cell}"
+    inputs = ["data/loops", f"data/audio_vae/{cell}"]
+    with track(f"evaluate_reconstruction@{cell}", section, inputs) as run:
+        loops, vae = LoopDataset(inputs[0], "test"), AudioVAE.load(inputs[1])
+        metrics = evaluate_reconstruction(
+            vae,
+            loops,
+            folder,
+            loops_used=section.loops,
+            examples=section.examples,
+            seed=params.seed,
+        )
+        run.log(metrics)
+        run.artifacts(folder)
+
+
+if __name__ == "__main__":
+    run_stage(main)

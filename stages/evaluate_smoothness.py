@@ -1,0 +1,31 @@
+"""How smoothly loudness and brightness move along paths in a cell's top space."""
+
+from stages import run_stage
+from techloop.params import load_params
+from techloop.tracking import track
+
+
+def main(cell: str) -> None:
+    """Write reports/smoothness/<cell>."""
+    from techloop.analysis.smoothness import evaluate_smoothness
+    from techloop.datasets import LoopDataset
+    from techloop.instrument import Instrument
+
+    params = load_params()
+    section, folder = params.evaluate_smoothness, f"reports/smoothness/{cell}"
+    inputs = ["data/loops", f"data/latent_vae/{cell}"]
+    with track(f"evaluate_smoothness@{cell}", section, inputs) as run:
+        metrics = evaluate_smoothness(
+            Instrument.load(inputs[1]),
+            LoopDataset(inputs[0], "test"),
+            folder,
+            paths=section.paths,
+            points=section.points,
+            seed=params.seed,
+        )
+        run.log(metrics)
+        run.artifacts(folder)
+
+
+if __name__ == "__main__":
+    run_stage(main)

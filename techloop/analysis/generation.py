@@ -1,0 +1,427 @@
+"""Loops from nothing: are they like real ones, as varied, not copies, on the grid, without a seam?
+
+Every number has the same number of real test loops beside it (`real_...`), which is as good as it
+can be expected to get.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.spatial.distance import cdist
+from torch.nn.functional import adaptive_avg_pool1d
+from tqdm import tqdm
+
+from techloop.artifacts import whole_folder, write_json
+from techloop.audio import write_loop
+from techloop.datasets import LoopDataset
+from techloop.descriptors import UNITS, loop_descriptors, onset_strength, onsets
+from techloop.figures import distance_histogram, scatter, spectrogram_grid
+from techloop.grid import Grid
+from techloop.instrument import Instrument
+from techloop.spectral import log_mel
+
+NEIGHBOURS = 5
+COMPONENTS = 16
+COLUMNS = 4
+SILENT_LUFS = -60.0
+TRAINING_LOOPS = 2000  # that generated loops are held against
+COPY_QUANTILE = 0.01
+FLOOR_DB = -80.0
+MEANS = ("loudness_db", "onset_density", "pulse_clarity", "kick_on_beat")
+BATCH = 50
+
+
+@torch.inference_mode()
+def evaluate_generation(
+    instrument: Instrument,
+    train: LoopDataset,
+    test: LoopDataset,
+    folder: str | Path,
+    *,
+    loops_used: int,
+    examples: int,
+    seed: int,
+) -> dict[str, float]:
+    """Figures, sounds and numbers of loops from the prior, in `folder`.
+
+    Three samples of equal size are compared: training loops (the reference), generated loops, and
+    test loops, which give the `real_...` numbers.
+
+    Args:
+        instrument: both VAEs.
+        train: the training split.
+        test: the test split.
+        folder: is replaced; gets metrics.json, items.json, PNG and WAV files.
+        loops_used: size of the samples, where the splits have as many.
+        examples: generated loops to hear and see: the first ones drawn, not chosen.
+        seed: of the draws.
+
+    Returns:
+        What metrics.json holds, each but the last two also with `real_` before it:
+
+        * `frechet_log_mel`, in dB²: `frechet_distance` of log-mel statistics to those of training
+          loops, in the latter's first 16 principal components; `frechet_descriptors`: of the loop
+          descriptors but loudness, in deviations of the training loops.
+        * `density`, `coverage`: `density_coverage` in the same components, 5 neighbours.
+        * `diversity_ratio`: `mean_pairwise_distance` there over that of training loops.
+        * `nearest_training_db`, `nearest_training_ratio`: medians of `nearest_distance`.
+        * `on_grid_share`, `seam_ratio` (median); `silent_share`: loops below -60 LUFS; means of
+          loudness, onset density, pulse clarity and kick_on_beat.
+        * `copied_share`: loops with a nearest ratio below the lowest 1 % of test loops;
+          `chance_on_grid_share`.
+
+    Raises:
+        ValueError: fewer than `4 * NEIGHBOURS` loops in a split, or loops of another grid.
+    """
+    grid = instrument.grid
+    if test.grid != grid or train.grid != grid:
+        raise ValueError(f"the loops are on {test.grid}, the instrument on {grid}")
+    n = min(len(train), len(test), loops_used)
+    if n < 4 * NEIGHBOURS:
+        raise ValueError(
+            f"generation is judged on {4 * NEIGHBOURS} loops a split or more; train has "
+            f"{len(train)}, test {len(test)}, and {loops_used} are asked for. Prepare more audio."
+        )
+    rng = np.random.default_rng(seed)
+    held = rng.permutation(len(train))[:TRAINING_LOOPS]
+    tested = np.sort(rng.permutation(len(test))[:n])
+    fake = np.concatenate(
+        [
+            instrument.generate(min(BATCH, n - i), seed + i)
+            for i in tqdm(range(0, n, BATCH), "generate")
+        ]
+    )
+    real = test.audio(tested)
+    reference = features(train.audio(held[:n]), grid)
+    memory = np.concatenate(
+        [
+            _patterns(_log_mel(train.audio(held[i : i + BATCH]), grid), grid)
+            for i in tqdm(range(0, len(held), BATCH), "training loops")
+        ]
+    )
+    project = PrincipalComponents(reference["statistics"], min(COMPONENTS, n // 4))
+    plane = {"train": project(reference["statistics"])}
+    nearest: dict[str, np.ndarray] = {}
+    metrics = {"loops": float(n), "training_loops": float(len(held))}
+    for prefix, audio in (("", fake), ("real_", real)):
+        found = features(audio, grid)
+        plane[prefix] = project(found["statistics"])
+        distance_db, nearest[prefix] = nearest_distance(found["patterns"], memory)
+        density, coverage = density_coverage(plane["train"], plane[prefix], NEIGHBOURS)
+        values = {
+            "frechet_log_mel": frechet_distance(plane["train"], plane[prefix]),
+            # Without loudness, the first, which preparation has set to one value in real loops.
+            "frechet_descriptors": frechet_distance(
+                *standardised(reference["descriptors"][:, 1:], found["descriptors"][:, 1:])
+            ),
+            "density": density,
+            "coverage": coverage,
+            "diversity_ratio": mean_pairwise_distance(plane[prefix])
+            / mean_pairwise_distance(plane["train"]),
+            "nearest_training_db": float(np.median(distance_db)),
+            "nearest_training_ratio": float(np.median(nearest[prefix])),
+            "on_grid_share": on_grid_share(found["onsets"] > 0, grid),
+            "seam_ratio": _median(seam_ratio(found["onset_strength"], grid)),
+            "silent_share": float((_column(found, "loudness_db") < SILENT_LUFS).mean()),
+        }
+        values |= {name: float(_column(found, name).mean()) for name in MEANS}
+        metrics |= {prefix + name: value for name, value in values.items()}
+    limit = np.quantile(nearest["real_"], COPY_QUANTILE)
+    # As near to a training loop as 1 % of loops by chance are: 0.01 is what to expect.
+    metrics["copied_share"] = float((nearest[""] < limit).mean())
+    metrics["chance_on_grid_share"] = chance_on_grid_share(grid)
+
+    shown = min(examples, n)
+    beside = real[:COLUMNS]
+    with whole_folder(folder) as new:
+        spectrogram_grid(
+            new / "spectrograms.png",
+            _log_mel(np.concatenate([fake[:shown], beside]), grid),
+            [f"generated {i + 1}" for i in range(shown)]
+            + [f"real {i + 1}" for i in range(len(beside))],
+            columns=COLUMNS,
+            span=(grid.beats, "beat"),
+            mel_range_hz=(30.0, grid.sample_rate_hz / 2),
+        )
+        distance_histogram(
+            new / "nearest.png",
+            {"generated": nearest[""], "real test loops": nearest["real_"]},
+            "distance to the nearest training loop / to the average one",
+        )
+        scatter(
+            new / "plane.png",
+            {
+                "training": plane["train"][:, :2],
+                "test": plane["real_"][:, :2],
+                "generated": plane[""][:, :2],
+            },
+            ("first principal component (dB)", "second principal component (dB)"),
+        )
+        for i, audio in enumerate(fake[:shown]):
+            write_loop(
+                new / f"generated-{i + 1}.wav", audio, grid.sample_rate_hz, grid.bpm, grid.beats
+            )
+        write_json(new / "items.json", _items(shown, n, len(held)))
+        write_json(new / "metrics.json", metrics)
+    return metrics
+
+
+def features(audio: Float[np.ndarray, "n samples"], grid: Grid) -> dict[str, np.ndarray]:
+    """What loops are compared by.
+
+    Returns:
+        `statistics` `(n, 2 * mels)`: mean and deviation over time of each mel level, in dB;
+        `patterns` `(n, steps, mels)`: mel levels of each sixteenth, in dB; `descriptors` `(n, 13)`:
+        those of `loop_descriptors`; `onset_strength` `(n, frames)` in dB, and `onsets`, 1 at its
+        peaks.
+    """
+    parts: list[dict[str, np.ndarray]] = []
+    for i in range(0, len(audio), BATCH):
+        batch = torch.from_numpy(audio[i : i + BATCH])
+        level = _log_mel(audio[i : i + BATCH], grid)
+        strength = onset_strength(batch, grid.sample_rate_hz, grid.hop)
+        parts.append(
+            {
+                "statistics": np.concatenate([level.mean(2), level.std(2)], 1),
+                "patterns": _patterns(level, grid),
+                "descriptors": np.stack(
+                    [v.numpy() for v in loop_descriptors(batch, grid).values()], 1
+                ),
+                "onset_strength": strength.numpy(),
+                "onsets": onsets(strength, grid).numpy().astype(np.float32),
+            }
+        )
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def frechet_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
+    """Squared Fréchet distance of the normal distributions fitted to two samples (0: best).
+
+    |mean x - mean y|^2 + tr(Cx + Cy - 2 (Cx Cy)^1/2), in the squared unit of the values. Samples
+    of one distribution have a distance above 0 that falls with their size: compare only distances
+    of samples as large. Constant samples have a covariance of 0.
+
+    Raises:
+        ValueError: a sample no larger than its dimensions, whose covariance is singular.
+
+    References:
+        Heusel et al., GANs trained by a two time-scale update rule, 2017, equation 6;
+        Kilgour et al., Fréchet audio distance, 2019.
+    """
+    if min(len(x), len(y)) <= x.shape[1]:
+        raise ValueError(
+            f"{min(len(x), len(y))} loops in {x.shape[1]} dimensions have a singular covariance; "
+            "take more loops or fewer dimensions"
+        )
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    cx, cy = (np.atleast_2d(np.cov(v, rowvar=False)) for v in (x, y))
+    values, vectors = np.linalg.eigh(cx)
+    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ cy @ root).clip(0)).sum()
+    distance = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(cx) + np.trace(cy) - 2 * cross
+    return max(float(distance), 0.0)
+
+
+def density_coverage(
+    real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"], k: int
+) -> tuple[float, float]:
+    """Fidelity and diversity by balls around real points, each out to its k-th nearest real one.
+
+    Density: balls that a fake point lies in, mean over k; about 1 for fakes like the real ones,
+    more where they crowd the densest place. Coverage: share of balls with a fake point in them, 0
+    to 1 (real-like: 1 - 2^-k or so). A fake point on the rim is inside, so that copies count even
+    where real points coincide.
+
+    Raises:
+        ValueError: k is not below the number of real points.
+
+    References:
+        Naeem et al., Reliable fidelity and diversity metrics for generative models, 2020,
+        equations 4 and 5.
+    """
+    if not 0 < k < len(real):
+        raise ValueError(f"{k} neighbours among {len(real)} real points; take fewer, from 1")
+    among = _distances(real, real)
+    np.fill_diagonal(among, np.inf)
+    radius = np.sort(among, 1)[:, k - 1]
+    inside = _distances(real, fake) <= radius[:, None]
+    return float(inside.sum(0).mean() / k), float(inside.any(1).mean())
+
+
+def mean_pairwise_distance(x: Float[np.ndarray, "n d"]) -> float:
+    """Mean Euclidean distance of two different points: how varied a sample is (copies: 0).
+
+    Raises:
+        ValueError: fewer than two points.
+    """
+    if len(x) < 2:
+        raise ValueError(f"variety takes two loops or more, got {len(x)}")
+    return float(_distances(x, x).sum() / (len(x) * (len(x) - 1)))
+
+
+def nearest_distance(
+    x: Float[np.ndarray, "n steps mels"], among: Float[np.ndarray, "m steps mels"]
+) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """How near each pattern is to the nearest of others, in the best rotation by sixteenths.
+
+    Returns:
+        The root mean square difference in dB, 0 for a copy; and the same over its mean to all of
+        the others, between 0 for a copy and 1 for what is near to none in particular. The second
+        is the one to look for copies with: a blurred loop is near to everything.
+
+    Raises:
+        ValueError: there is nothing to compare with, or patterns differ in shape.
+    """
+    if not len(among) or x.shape[1:] != among.shape[1:]:
+        raise ValueError(f"patterns of shape {x.shape} against {among.shape}")
+    # Around a common mean, so that the rounding of squares leaves a copy within 0.05 dB of 0.
+    centre = among.mean((0, 1))
+    flat = torch.from_numpy(among - centre).flatten(1)
+    best = torch.full((len(x), len(among)), -torch.inf)
+    for step in range(x.shape[1]):
+        turned = torch.from_numpy(np.roll(x - centre, step, 1)).flatten(1)
+        best = torch.maximum(best, turned @ flat.T)
+    squares = turned.square().sum(1)[:, None] + flat.square().sum(1) - 2 * best
+    distance = (squares.clamp_min(0) / flat.shape[1]).sqrt()
+    nearest, mean = distance.amin(1), distance.mean(1)
+    return nearest.numpy(), torch.where(mean > 0, nearest / mean, 0.0).numpy()
+
+
+def on_grid_share(found: Bool[np.ndarray, "n frames"], grid: Grid) -> float:
+    """Share of onsets within a quarter of a sixteenth of one; without any onset nan.
+
+    Half of the circle is that near, so onsets anywhere have `chance_on_grid_share`.
+    """
+    if not found.any():
+        return math.nan
+    return float(_near_step(grid)[np.nonzero(found)[1]].mean())
+
+
+def chance_on_grid_share(grid: Grid) -> float:
+    """What `on_grid_share` is for onsets at random places."""
+    return float(_near_step(grid).mean())
+
+
+def seam_ratio(strength: Float[np.ndarray, "n frames"], grid: Grid) -> Float[np.ndarray, "n"]:
+    """Spectral flux where the loop wraps around over its median at the loop's other beats.
+
+    1 is a seam like any other beat; far above 1, something happens there that does so nowhere
+    else. Against other beats, as a loop may well start with a kick. At each beat the largest value
+    within a quarter of a sixteenth counts. nan where the wrap and the beats are all without flux,
+    infinite where only the beats are.
+
+    Raises:
+        ValueError: a loop of one beat, which has no other.
+    """
+    if grid.beats < 2:
+        raise ValueError("a loop of one beat has no beat to compare its seam with")
+    reach = int(grid.frames / grid.steps / 4)
+    beats = np.round(np.arange(grid.beats) * grid.frames / grid.beats).astype(int)
+    around = (beats[:, None] + np.arange(-reach, reach + 1)) % grid.frames
+    flux = strength[:, around].max(2).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return flux[:, 0] / np.median(flux[:, 1:], 1)
+
+
+class PrincipalComponents:
+    """Projection onto the leading principal components of a sample.
+
+    Raises:
+        ValueError: more components than the sample can have.
+
+    References:
+        Pearson, On lines and planes of closest fit to systems of points in space, 1901.
+    """
+
+    def __init__(self, sample: Float[np.ndarray, "n d"], components: int) -> None:
+        if not 0 < components <= min(len(sample) - 1, sample.shape[1]):
+            raise ValueError(f"{components} principal components of a sample {sample.shape}")
+        self.mean = sample.mean(0)
+        axes = np.linalg.svd(sample - self.mean, full_matrices=False)[2][:components]
+        # An axis may point either way: its largest entry is positive, whatever the library.
+        sign = np.sign(axes[np.arange(components), np.abs(axes).argmax(1)])
+        self.axes = axes * sign[:, None]
+
+    def __call__(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
+        """Coordinates of points."""
+        return (x - self.mean) @ self.axes.T
+
+
+def standardised(
+    reference: Float[np.ndarray, "n d"], other: Float[np.ndarray, "m d"]
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m d"]]:
+    """Both in deviations of the reference from its mean; a constant column keeps its unit."""
+    mean, deviation = reference.mean(0), reference.std(0)
+    scale = np.where(deviation > 1e-3 * (1 + np.abs(mean)), deviation, 1.0)
+    return (reference - mean) / scale, (other - mean) / scale
+
+
+def _log_mel(audio: np.ndarray, grid: Grid) -> np.ndarray:
+    x = torch.from_numpy(audio)
+    return log_mel(x, grid.sample_rate_hz, hop=grid.hop, floor_db=FLOOR_DB).numpy()
+
+
+def _patterns(level: np.ndarray, grid: Grid) -> np.ndarray:
+    """Mel levels averaged over each sixteenth, `(n, steps, mels)`."""
+    return adaptive_avg_pool1d(torch.from_numpy(level), grid.steps).numpy().transpose(0, 2, 1)
+
+
+def _near_step(grid: Grid) -> np.ndarray:
+    """Which frames lie within a quarter of a sixteenth of one."""
+    step = grid.frames / grid.steps
+    place = np.arange(grid.frames) % step
+    return np.minimum(place, step - place) <= step / 4
+
+
+def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return cdist(x.astype(np.float64), y.astype(np.float64))
+
+
+def _column(found: dict[str, np.ndarray], name: str) -> np.ndarray:
+    return found["descriptors"][:, list(UNITS).index(name)]
+
+
+def _median(values: np.ndarray) -> float:
+    defined = values[np.isfinite(values)]
+    return float(np.median(defined)) if defined.size else math.nan
+
+
+def _items(shown: int, n: int, held: int) -> list[dict[str, object]]:
+    figures = (
+        (
+            "spectrograms.png",
+            "Generated loops",
+            f"Mel spectrograms of the first {shown} loops drawn from the prior, none chosen, and "
+            "of real test loops in the last row. One colour scale.",
+        ),
+        (
+            "nearest.png",
+            "Did it copy?",
+            f"Distance of {n} generated and {n} real test loops to the nearest of {held} training "
+            "loops, over that to the average one (mel levels by sixteenth, in the best rotation). A "
+            "copy is at 0.",
+        ),
+        (
+            "plane.png",
+            "Where generated loops lie among real ones",
+            "First two principal components of the training loops' log-mel statistics.",
+        ),
+    )
+    items: list[dict[str, object]] = [
+        {"kind": "figure", "file": file, "title": title, "caption": caption}
+        for file, title, caption in figures
+    ]
+    items += [
+        {
+            "kind": "audio",
+            "file": f"generated-{i + 1}.wav",
+            "title": f"Generated {i + 1}",
+            "caption": "One loop from the prior.",
+            "loop": True,
+        }
+        for i in range(shown)
+    ]
+    return items

@@ -1,0 +1,198 @@
+"""The `techloop` command: new loops, reconstructions, morphs and walks, as WAVs of whole bars."""
+
+# Nothing heavy is imported up here: `techloop --help` answers at once.
+import importlib.metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from techloop.grid import Grid
+    from techloop.instrument import Instrument
+
+MODELS = Path("data/latent_vae")
+# How recordings are brought to the grid here; what params.yaml comes with.
+MIN_BPM, MAX_BPM = 90.0, 180.0
+LOUDNESS_LUFS, SILENCE_LUFS = -16.0, -60.0
+
+app = typer.Typer(
+    help=__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same loops.")]
+Out = Annotated[Path, typer.Option(help="Folder for the WAVs; made where it is missing.")]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        help=f"Folder of a latent VAE. Default: the first in {MODELS}.", show_default=False
+    ),
+]
+Bars = Annotated[int, typer.Option(min=2, help="Loops in the piece.")]
+Recording = Annotated[Path, typer.Argument(help="Any audio file: WAV, FLAC, OGG, MP3, AIFF.")]
+
+
+@app.callback(invoke_without_command=True)
+def techloop(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """New loops, reconstructions, morphs and walks, as WAVs of whole bars."""
+    if version:
+        typer.echo(importlib.metadata.version("techloop"))
+        raise typer.Exit
+
+
+@app.command()
+def generate(
+    loops: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
+    seed: Seed = 0,
+    out: Out = Path("out"),
+    model: Model = None,
+) -> None:
+    """New loops, each drawn from the prior."""
+    with _paragraphs():
+        folder, instrument = _instrument(model)
+        audio = instrument.generate(loops, seed)
+        about = {"command": "generate", "seed": seed, "arguments": {"loops": loops}}
+        for i, loop in enumerate(audio):
+            stem = f"generate-seed{seed}-{i:02d}"
+            _write(out, stem, loop, instrument, folder, about | {"loop": i})
+
+
+@app.command()
+def reconstruct(
+    file: Recording, seed: Seed = 0, out: Out = Path("out"), model: Model = None
+) -> None:
+    """A recording as the models hear it: each of its loops through both and back."""
+    with _paragraphs():
+        folder, instrument = _instrument(model)
+        audio, bars = _loops_of(file, instrument.grid)
+        about = {"command": "reconstruct", "seed": seed, "arguments": {"file": file.name}}
+        for bar, loop in zip(bars, instrument.reconstruct(audio), strict=True):
+            stem = f"reconstruct-{file.stem}-bar{bar:02d}"
+            _write(out, stem, loop, instrument, folder, about | {"bar": bar})
+
+
+@app.command()
+def morph(
+    a: Recording,
+    b: Recording,
+    bars: Bars = 16,
+    seed: Seed = 0,
+    out: Out = Path("out"),
+    model: Model = None,
+) -> None:
+    """From the first loop of A to the first loop of B, in equal steps."""
+    with _paragraphs():
+        folder, instrument = _instrument(model)
+        ends = [_loops_of(file, instrument.grid)[0][0] for file in (a, b)]
+        piece = instrument.morph(ends[0], ends[1], bars)
+        arguments = {"a": a.name, "b": b.name, "bars": bars}
+        about = {"command": "morph", "seed": seed, "arguments": arguments}
+        _write(out, f"morph-{a.stem}-{b.stem}", piece, instrument, folder, about)
+
+
+@app.command()
+def walk(bars: Bars = 32, seed: Seed = 0, out: Out = Path("out"), model: Model = None) -> None:
+    """A wandering through the space of loops that ends where it began."""
+    with _paragraphs():
+        folder, instrument = _instrument(model)
+        piece = instrument.walk(bars, seed)
+        about = {"command": "walk", "seed": seed, "arguments": {"bars": bars}}
+        _write(out, f"walk-seed{seed}", piece, instrument, folder, about)
+
+
+@contextmanager
+def _paragraphs() -> Iterator[None]:
+    """A user's mistake ends as one paragraph and exit code 1; ours keep their traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"techloop: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _instrument(model: Path | None) -> "tuple[Path, Instrument]":
+    """The instrument asked for, else the first that the pipeline has trained.
+
+    Raises:
+        ValueError: there is none, or its folder is damaged.
+    """
+    from techloop.instrument import Instrument
+
+    if model is None:
+        found = sorted(path.parent for path in MODELS.glob("[!.]*/config.json"))
+        if not found:
+            raise ValueError(
+                f"there is no model in {MODELS.resolve()}. Run `dvc repro` in the repository to "
+                "train one, or give the folder of one with --model."
+            )
+        model = found[0]
+        others = f" (others: {', '.join(p.name for p in found[1:])})" if found[1:] else ""
+        typer.echo(f"model: {model}{others}", err=True)
+    return model, Instrument.load(model)
+
+
+def _loops_of(file: Path, grid: "Grid") -> "tuple[np.ndarray, list[int]]":
+    """A recording on the grid: its loops `(n, samples)`, and the bar that each begins at.
+
+    Raises:
+        ValueError: nothing of it can be brought there, with the reason.
+    """
+    import numpy as np
+
+    from techloop.loops import Recipe, prepare_item
+    from techloop.sources import Item
+    from techloop.sources.folder import FolderSource
+
+    recipe = Recipe(grid, MIN_BPM, MAX_BPM, LOUDNESS_LUFS, SILENCE_LUFS)
+    item = Item(name=file.name, group=file.name)
+    loops, rows, rejected = prepare_item(FolderSource(file.parent), item, recipe)
+    if not loops:
+        row = rejected[0]
+        value, limit = row["value"], row["limit"]
+        measured = "" if np.isnan(limit) else f" ({value:g}, limit {limit:g})"
+        raise ValueError(
+            f"{file} gave no loop: {row['reason'].replace('_', ' ')}: {row['detail']}{measured}. A "
+            f"recording must hold {grid.beats} beats or more, at a tempo that can be found; the "
+            f"tempo in its name, as in `{file.stem} 128bpm{file.suffix}`, helps."
+        )
+    return np.stack(loops) / np.float32(32_768), [row["bar_in_source"] for row in rows]
+
+
+def _write(
+    out: Path,
+    stem: str,
+    audio: "np.ndarray",
+    instrument: "Instrument",
+    model: Path,
+    about: dict[str, Any],
+) -> None:
+    """A WAV, and beside it a JSON file that says how it came about: `about`, model and grid."""
+    from dataclasses import asdict
+
+    from techloop.artifacts import write_json
+    from techloop.audio import write_loop
+
+    grid = instrument.grid
+    wav = out / f"{stem}-{grid.bpm:g}bpm.wav"
+    beats = grid.beats * (len(audio) // grid.samples)
+    write_loop(wav, audio, grid.sample_rate_hz, grid.bpm, beats)
+    sidecar = {
+        "techloop": importlib.metadata.version("techloop"),
+        **about,
+        "model": model.name,
+        "model_fingerprint": instrument.fingerprint,
+        "grid": asdict(grid),
+        "bars": beats // grid.beats_per_bar,
+    }
+    write_json(wav.with_suffix(".json"), sidecar)
+    typer.echo(wav)

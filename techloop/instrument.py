@@ -1,0 +1,147 @@
+"""Both VAEs as one instrument: sample, reconstruct, morph and wander among whole loops."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from techloop.models.audio_vae import AudioVAE
+from techloop.models.latent_vae import LatentVAE
+from techloop.models.model import model_fingerprint, pick_device
+
+BATCH = 32
+
+
+class Instrument:
+    """A latent VAE over an audio VAE.
+
+    Points are `(n, dimensions, length)` float32 tensors on the CPU; audio is float32 in [-1, 1].
+    """
+
+    def __init__(self, audio_vae: AudioVAE, latent_vae: LatentVAE, fingerprint: str = "") -> None:
+        self.device = pick_device()
+        self.audio_vae = audio_vae.to(self.device).eval()
+        self.latent_vae = latent_vae.to(self.device).eval()
+        self.fingerprint = fingerprint
+        self.grid = latent_vae.grid
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Instrument":
+        """The instrument in `data/latent_vae/<cell>`, or a copy of it anywhere.
+
+        Raises:
+            ValueError: the folder is damaged, or its VAE 1 is not the one VAE 2 was trained on.
+        """
+        folder = Path(folder)
+        latent_vae = LatentVAE.load(folder)
+        inner = folder / "audio_vae"
+        audio_vae = AudioVAE.load(inner, latent_vae.grid)
+        expected, found = latent_vae.notes.get("audio_vae"), model_fingerprint(inner)
+        if found != expected:
+            raise ValueError(
+                f"{inner} is audio VAE {found}, but {folder} was trained on the latents of "
+                f"{expected}: files of two runs are mixed. `dvc checkout` makes the folder whole."
+            )
+        return cls(audio_vae, latent_vae, model_fingerprint(folder))
+
+    @property
+    def point_shape(self) -> tuple[int, int]:
+        """Dimensions and number of the points of one loop."""
+        return self.latent_vae.latent_dim, self.latent_vae.length
+
+    def sample(self, n: int, seed: int) -> Float[Tensor, "n d length"]:
+        """Points of `n` loops from the prior."""
+        return torch.randn(n, *self.point_shape, generator=torch.Generator().manual_seed(seed))
+
+    @torch.inference_mode()
+    def latents(self, points: Float[Tensor, "n d length"]) -> Float[Tensor, "n c frames"]:
+        """VAE 1's latents of loops: the mean of what VAE 2 predicts."""
+        parts = [self.latent_vae.decode(p.to(self.device))[0].cpu() for p in points.split(BATCH)]
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def decode(self, latents: Float[Tensor, "n c frames"]) -> Float[np.ndarray, "n samples"]:
+        """Audio of VAE 1's latents, never beyond full scale."""
+        parts = [self.audio_vae.decode(z.to(self.device)).cpu() for z in latents.split(BATCH)]
+        return torch.cat(parts).clamp(-1, 1).numpy()
+
+    @torch.inference_mode()
+    def embed(self, audio: Float[np.ndarray, "n samples"]) -> Float[Tensor, "n d length"]:
+        """Points of loops: posterior means of both levels.
+
+        Raises:
+            ValueError: the audio is not whole loops of this grid.
+        """
+        if audio.ndim != 2 or audio.shape[1] != self.grid.samples:
+            raise ValueError(
+                f"audio of shape {audio.shape} is not (n, {self.grid.samples}): loops must be on "
+                f"the model's grid ({self.grid.bpm:g} BPM, {self.grid.bars} bars)"
+            )
+        parts = []
+        for x in torch.from_numpy(audio).split(BATCH):
+            mu, sigma = self.audio_vae.encode(x.to(self.device))
+            parts.append(self.latent_vae.encode(mu, sigma)[0].cpu())
+        return torch.cat(parts)
+
+    def render(self, points: Float[Tensor, "n d length"]) -> Float[np.ndarray, "n samples"]:
+        """Audio of points, each an exact loop on its own."""
+        return self.decode(self.latents(points))
+
+    def render_sequence(self, points: Float[Tensor, "n d length"]) -> Float[np.ndarray, "samples"]:
+        """Audio of points one after another, decoded as one circle: no seam at any bar line."""
+        chain = torch.cat(list(self.latents(points)), -1)
+        return self.decode(chain[None])[0]
+
+    def generate(self, n: int, seed: int) -> Float[np.ndarray, "n samples"]:
+        """`n` new loops."""
+        return self.render(self.sample(n, seed))
+
+    def reconstruct(self, audio: Float[np.ndarray, "n samples"]) -> Float[np.ndarray, "n samples"]:
+        """Loops through both levels and back."""
+        return self.render(self.embed(audio))
+
+    def morph(
+        self, a: Float[np.ndarray, "samples"], b: Float[np.ndarray, "samples"], bars: int
+    ) -> Float[np.ndarray, "total"]:
+        """From loop `a` to loop `b` in `bars` loops, straight through the top space."""
+        ends = self.embed(np.stack([a, b]))
+        return self.render_sequence(interpolate(ends[0], ends[1], bars))
+
+    def walk(self, bars: int, seed: int) -> Float[np.ndarray, "total"]:
+        """A closed, smooth random walk of `bars` loops that ends where it began."""
+        return self.render_sequence(closed_walk(bars, self.point_shape, seed))
+
+
+def interpolate(
+    a: Float[Tensor, "d length"], b: Float[Tensor, "d length"], n: int
+) -> Float[Tensor, "n d length"]:
+    """`n` points on the straight line from `a` to `b`, both included.
+
+    Raises:
+        ValueError: fewer than two points.
+    """
+    if n < 2:
+        raise ValueError(f"a way from one loop to another needs 2 bars or more, got {n}")
+    share = torch.linspace(0, 1, n)[:, None, None]
+    return (1 - share) * a + share * b
+
+
+def closed_walk(n: int, shape: tuple[int, int], seed: int, harmonics: int = 2) -> Tensor:
+    """`n` points `(n, *shape)` of a closed random curve whose every point is a draw from the prior.
+
+    A random Fourier series of few harmonics; each point has a standard normal distribution over
+    seeds, so the walk stays where the decoder was trained.
+
+    Raises:
+        ValueError: fewer than two points.
+    """
+    if n < 2:
+        raise ValueError(f"a walk needs 2 bars or more, got {n}")
+    draw = torch.Generator().manual_seed(seed)
+    waves = torch.randn(2, harmonics, *shape, generator=draw) / harmonics**0.5
+    angle = 2 * torch.pi * torch.arange(n)[:, None] / n * torch.arange(1, harmonics + 1)
+    return torch.einsum("nh,hdl->ndl", angle.cos(), waves[0]) + torch.einsum(
+        "nh,hdl->ndl", angle.sin(), waves[1]
+    )

@@ -1,0 +1,119 @@
+"""VAE 2: whole loops of VAE 1's latents to `length` points, down to one, and back.
+
+    (mu, log sigma) of VAE 1, whitened -> patches -> residual blocks -> `length` posteriors
+    `length` points -> residual blocks -> patches -> a Gaussian for every value of the trajectory
+
+It works at a resolution of sixteenths or a little finer: `steps` is the smallest multiple of
+`length` that divides the frames and is no less than the sixteenths of the loop. All steps of a
+point are read by one matrix, so that what is inside a point has a position, and what is between
+points is convolved around the circle: rotation by whole points rotates the points exactly. A
+single point holds the loop as it lies, downbeat first.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from techloop.grid import Grid
+from techloop.models.blocks import fold, trunk, unfold
+from techloop.models.model import Model
+
+SIGMA_FLOOR = 0.05
+DILATIONS = (1, 2, 4)
+
+
+class LatentVAE(Model):
+    """The latent VAE of a grid.
+
+    Args:
+        grid: the loops' grid.
+        audio_latent_dim: dimensions of VAE 1.
+        length: points a loop, any divisor of its frames.
+        latent_dim: numbers a point.
+        channels: width.
+        blocks: rounds of three residual blocks (dilations 1, 2, 4) on either side.
+
+    Raises:
+        ValueError: `length` does not divide the frames.
+    """
+
+    mean: Tensor
+    std: Tensor
+    log_sigma_mean: Tensor
+    log_sigma_std: Tensor
+
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        audio_latent_dim: int,
+        length: int,
+        latent_dim: int,
+        channels: int,
+        blocks: int,
+    ) -> None:
+        super().__init__(
+            grid,
+            audio_latent_dim=audio_latent_dim,
+            length=length,
+            latent_dim=latent_dim,
+            channels=channels,
+            blocks=blocks,
+        )
+        grid.check_length(length)
+        self.length, self.latent_dim = length, latent_dim
+        self.steps = min(
+            n for n in grid.lengths if n % length == 0 and n >= min(grid.steps, grid.frames)
+        )
+        self.patch = grid.frames // self.steps
+        for name, value in (("mean", 0.0), ("std", 1.0)):
+            self.register_buffer(name, torch.full((audio_latent_dim, 1), value))
+            self.register_buffer(f"log_sigma_{name}", torch.full((audio_latent_dim, 1), value))
+        inside = self.steps // length
+        values = 2 * audio_latent_dim * self.patch
+        self.read = nn.Conv1d(values, channels, 1)
+        self.encoder = trunk(channels, blocks, DILATIONS)
+        self.to_points = nn.Conv1d(channels * inside, 2 * latent_dim, 1)
+        self.from_points = nn.Conv1d(latent_dim, channels * inside, 1)
+        self.decoder = trunk(channels, blocks, DILATIONS)
+        self.write = nn.Conv1d(channels, values, 1)
+
+    def whiten(self, mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """VAE 1's means and deviations on the scale of the training set's means."""
+        return (mu - self.mean) / self.std, sigma / self.std
+
+    def encode(
+        self, mu: Float[Tensor, "b c frames"], sigma: Float[Tensor, "b c frames"]
+    ) -> tuple[Float[Tensor, "b d length"], Float[Tensor, "b d length"]]:
+        """Posterior mean and deviation of the points of loops, given VAE 1's posteriors."""
+        x = torch.cat(
+            [(mu - self.mean) / self.std, (sigma.log() - self.log_sigma_mean) / self.log_sigma_std],
+            1,
+        )
+        h = self.encoder(self.read(fold(x, self.patch)))
+        mean, raw = self.to_points(fold(h, self.steps // self.length)).float().chunk(2, 1)
+        return mean, F.softplus(raw) + 1e-3
+
+    def decode_whitened(
+        self, points: Float[Tensor, "b d length"]
+    ) -> tuple[Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]]:
+        """Mean and deviation of the predicted Gaussian, on the whitened scale."""
+        h = unfold(self.from_points(points), self.steps // self.length)
+        mu_hat, raw = unfold(self.write(self.decoder(h)), self.patch).float().chunk(2, 1)
+        return mu_hat, F.softplus(raw) + SIGMA_FLOOR
+
+    def decode(
+        self, points: Float[Tensor, "b d length"]
+    ) -> tuple[Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]]:
+        """Mean and deviation of the predicted Gaussian, in VAE 1's units."""
+        mu_hat, sigma_hat = self.decode_whitened(points)
+        return mu_hat * self.std + self.mean, sigma_hat * self.std
+
+    def forward(
+        self, mu: Tensor, sigma: Tensor, draw: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Predicted Gaussian (whitened) from sampled points, and the points' posterior."""
+        mean, std = self.encode(mu, sigma)
+        points = mean + std * torch.randn(mean.shape, generator=draw, device=mean.device)
+        return *self.decode_whitened(points), mean, std

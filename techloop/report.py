@@ -1,0 +1,391 @@
+"""Everything the stages left behind, on one page that opens without a network."""
+
+import base64
+import csv
+import io
+import itertools
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from techloop.artifacts import read_json, write_json, write_whole
+from techloop.audio import read_audio
+
+LARGEST_BYTES = 14_500_000  # of the page; what would go beyond it is linked instead
+STAGES = (
+    "prepare_loops",
+    "train_audio_vae",
+    "extract_latents",
+    "train_latent_vae",
+    "evaluate_reconstruction",
+    "evaluate_descriptors",
+    "evaluate_smoothness",
+    "evaluate_generation",
+)
+# What a metric is measured against, by what its name begins with.
+BASELINES = {
+    "silence_": "silence",
+    "noise_": "noise of the same spectrum",
+    "other_loop_": "another loop",
+    "vae1_": "line in VAE 1",
+    "crossfade_": "cross-fade",
+    "shuffled_": "shuffled points",
+    "real_": "real loops",
+    "chance_": "chance",
+}
+UNITS = {
+    "_db": "dB",
+    "_hz": "Hz",
+    "_lufs": "LUFS",
+    "_s": "s",
+    "_bpm": "BPM",
+    "bits_per_second": "bit/s",
+    "nats_per_frame": "nats/frame",
+    "nats_per_loop": "nats/loop",
+    "nats": "nats",
+}
+BETTER = {  # the first that is found in a metric's name
+    "↓": r"distance|error|loss|log_mel|multi_|distortion|bound|mmd|frechet|jump|jerk|length_ratio"
+    r"|seam|silent|copied",
+    "↑": r"r2|strongest_spearman|explained|fine_structure|active|^density|coverage|monoton|on_grid"
+    r"|on_beat|significant",
+}
+CHART = (260, 120)  # width and height of a curve, in its own units
+COLUMNS = 120  # of a drawn waveform
+LONG_BYTES = 300_000  # a sound above is a whole piece rather than a loop
+
+
+@dataclass
+class Cell:
+    """What one stage left for one cell."""
+
+    name: str
+    folder: Path
+    metrics: dict[str, float | None]
+    items: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, str]] = field(default_factory=list)
+
+
+def write_report(reports: Path, data: Path, out: Path) -> dict[str, Any]:
+    """Write `index.html`, self-contained, and `metrics.json` to `out`.
+
+    A stage that has not run is named on the page, and the rest is built. The same inputs give the
+    same bytes. Sounds and pictures that would make the page larger than 15 MB are linked to.
+
+    Args:
+        reports: holds `runs/` and a folder a stage of evaluation, with one a cell.
+        data: holds `loops/`, `audio_vae/` and `latent_vae/`.
+        out: folder of the page.
+
+    Returns:
+        What `metrics.json` holds: stage, then cell, then metric.
+
+    Raises:
+        ValueError: a file is damaged, or one that `items.json` lists is not there.
+    """
+    loops = read_json(data / "loops" / "card.json") if (data / "loops").is_dir() else None
+    stages = {
+        "train_audio_vae": _cells(data / "audio_vae"),
+        "train_latent_vae": _cells(data / "latent_vae"),
+        **{
+            f"evaluate_{name}": _cells(reports / name)
+            for name in ("reconstruction", "descriptors", "smoothness", "generation")
+        },
+    }
+    _embed([cell for cells in stages.values() for cell in cells], out)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("techloop"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "number": number,
+        "shorten": shorten,
+        "duration": duration,
+        "label": label,
+        "unit": unit,
+        "better": better,
+        "flat": flat,
+        "by_kind": by_kind,
+    }
+    runs = _runs(reports / "runs")
+    page = environment.get_template("report.html.j2").render(
+        runs=runs,
+        commit=", ".join(sorted({run["commit"][:8] for run in runs})),
+        loops=loops,
+        rejected=_rejected(data / "loops" / "rejected.csv"),
+        stages=stages,
+        tables={name: _table(cells) for name, cells in stages.items()},
+        charts={name: _charts(cells) for name, cells in stages.items()},
+        dimensions={name: _dimensions(cells) for name, cells in stages.items()},
+        chart=CHART,
+        columns=COLUMNS,
+    )
+    metrics: dict[str, Any] = {
+        stage: {cell.name: cell.metrics for cell in cells}
+        for stage, cells in stages.items()
+        if cells
+    }
+    if loops:
+        counts = {key: loops[key] for key in ("items", "loops", "hours", "rejected", "splits")}
+        metrics = {"prepare_loops": counts, **metrics}
+    write_whole(out / "index.html", page)
+    write_json(out / "metrics.json", metrics)
+    return metrics
+
+
+def number(value: float | int | None) -> str:
+    """A number as it is read: four digits, thousands apart; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if abs(value) >= 1000 or float(value).is_integer():
+        return f"{value:,.0f}".replace("-", "−")
+    return f"{value:.4g}".replace("-", "−")
+
+
+def shorten(text: str) -> str:
+    """A field of a CSV file, shorter where it is a number with many digits."""
+    try:
+        return number(float(text))
+    except ValueError:
+        return text
+
+
+def duration(hours: float | int) -> str:
+    """Hours as they are said: `3.2 h`, `12 min`, `8 s`."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{hours * 60:.0f} min" if hours * 60 >= 2 else f"{hours * 3600:.0f} s"
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested keys joined by dots."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        pairs += flat(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
+    return pairs
+
+
+def by_kind(items: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Items in their order, neighbours of one kind together."""
+    return [list(group) for _, group in itertools.groupby(items, key=lambda item: item["kind"])]
+
+
+def label(metric: str) -> str:
+    """A metric's name without its unit, in words."""
+    ending = max((e for e in UNITS if metric.endswith(e)), key=len, default="")
+    words = metric.removesuffix(ending).strip("_") or metric
+    return words.replace("_", " ").replace("r2", "R²").removesuffix(" per")
+
+
+def unit(metric: str) -> str:
+    """The unit in a metric's name, empty for a bare number."""
+    return UNITS.get(max((e for e in UNITS if metric.endswith(e)), key=len, default=""), "")
+
+
+def better(metric: str) -> str:
+    """An arrow the way a metric gets better; empty where neither way is."""
+    return next((arrow for arrow, names in BETTER.items() if re.search(names, metric)), "")
+
+
+def _cells(folder: Path) -> list[Cell]:
+    """The finished cells of a stage, by name."""
+    cells = []
+    for path in sorted(p for p in folder.glob("[!.]*") if (p / "metrics.json").is_file()):
+        items = read_json(path / "items.json") if (path / "items.json").is_file() else []
+        history = _rows(path / "history.csv") if (path / "history.csv").is_file() else []
+        for item in items:
+            if not (path / item["file"]).is_file():
+                raise ValueError(
+                    f"{path / 'items.json'} lists {item['file']}, which is not there: the folder "
+                    "was copied in part. `dvc checkout` restores it, `dvc repro` makes it anew."
+                )
+        numbers = read_json(path / "metrics.json")
+        metrics = {k: None if v is None else float(v) for k, v in numbers.items()}
+        cells.append(Cell(path.name, path, metrics, items, history))
+    return cells
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """A CSV file as a list of its rows."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _runs(folder: Path) -> list[dict[str, Any]]:
+    """The MLflow runs behind the outputs, in the order of the pipeline; not the report's own."""
+    runs = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    runs = [run for run in runs if run["stage"] != "report"]
+    known = {stage: i for i, stage in enumerate(STAGES)}
+    return sorted(runs, key=lambda run: known.get(run["stage"].partition("@")[0], len(STAGES)))
+
+
+def _rejected(path: Path) -> list[dict[str, Any]]:
+    """Reasons with how often, and the first few names."""
+    rows = _rows(path) if path.is_file() else []
+    return [
+        {
+            "reason": reason,
+            "count": count,
+            "examples": [row for row in rows if row["reason"] == reason][:3],
+        }
+        for reason, count in Counter(row["reason"] for row in rows).most_common()
+    ]
+
+
+def _table(cells: list[Cell]) -> dict[str, Any]:
+    """Metrics side by side: own rows, and under each baseline the same names again."""
+    every = dict.fromkeys(name for cell in cells for name in cell.metrics)
+    names = [name for name in every if "_dim_" not in name]
+    of_baseline = {
+        name: prefix
+        for name in names
+        for prefix in BASELINES
+        if name.startswith(prefix) and name.removeprefix(prefix) in names
+    }
+    rows = []
+    for name in (n for n in names if n not in of_baseline):
+        values = [cell.metrics.get(name) for cell in cells]
+        rows.append({"name": name, "values": values, "best": _best(values, better(name))})
+    baselines = []
+    for prefix in dict.fromkeys(of_baseline.values()):
+        below = [
+            {
+                "name": name.removeprefix(prefix),
+                "values": [cell.metrics.get(name) for cell in cells],
+                "best": None,
+            }
+            for name in names
+            if of_baseline.get(name) == prefix
+        ]
+        baselines.append({"title": BASELINES[prefix], "rows": below})
+    return {"cells": [cell.name for cell in cells], "rows": rows, "baselines": baselines}
+
+
+def _best(values: list[float | None], arrow: str) -> float | None:
+    """The best of several values, if there are several and one way is better."""
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    if not arrow or len(set(known)) < 2:
+        return None
+    return max(known) if arrow == "↑" else min(known)
+
+
+def _dimensions(cells: list[Cell]) -> list[dict[str, Any]]:
+    """Metrics that there are one of a latent dimension, largest first, as shares of the largest."""
+    found = []
+    for cell in cells:
+        values = sorted((v or 0.0 for k, v in cell.metrics.items() if "_dim_" in k), reverse=True)
+        if values:
+            shares = [max(v, 0.0) / max(values[0], 1e-9) for v in values]
+            found.append({"cell": cell.name, "values": values, "shares": shares})
+    return found
+
+
+def _charts(cells: list[Cell]) -> list[dict[str, Any]]:
+    """Training curves: one chart a metric, a line a cell and split."""
+    names = dict.fromkeys(n for cell in cells for row in cell.history for n in row)
+    return [
+        chart
+        for name in names
+        if name not in ("loops_seen", "split") and "_dim_" not in name
+        if (chart := _chart(name, cells))
+    ]
+
+
+def _chart(name: str, cells: list[Cell]) -> dict[str, Any] | None:
+    """SVG paths of one metric over the loops seen; None where no split has two finite values."""
+    lines = {}
+    for i, cell in enumerate(cells):
+        for split in ("train", "validation"):
+            points = [
+                (float(row["loops_seen"]), float(row[name]))
+                for row in cell.history
+                if row["split"] == split and row.get(name)
+            ]
+            points = [p for p in points if math.isfinite(p[1])]
+            if len(points) > 1:
+                lines[i, split] = points
+    if not lines:
+        return None
+    every = [y for points in lines.values() for _, y in points]
+    low, high = min(every), max(every)
+    log = low > 0 and high / low > 20
+    place = math.log if log else float
+    bottom, top = place(low), place(high)
+    right = max(x for points in lines.values() for x, _ in points)
+    width, height = CHART
+
+    def path(points: list[tuple[float, float]]) -> str:
+        at = (
+            (width * x / right, height * (1 - (place(y) - bottom) / ((top - bottom) or 1)))
+            for x, y in points
+        )
+        return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in at)
+
+    return {
+        "name": name,
+        "low": low,
+        "high": high,
+        "right": right,
+        "log": log,
+        "lines": [{"cell": i, "split": s, "path": path(p)} for (i, s), p in lines.items()],
+    }
+
+
+def _embed(cells: list[Cell], out: Path) -> None:
+    """Put tables, pictures and sounds into their items, as far as the size of the page allows.
+
+    Tables and pictures come first, then short sounds, then long ones cell by cell. What is left
+    out has no `data`, only a link.
+    """
+    left = LARGEST_BYTES - 500_000  # for the page itself
+    items = [(cell, item) for cell in cells for item in cell.items]
+    for cell, item in items:
+        file = cell.folder / item["file"]
+        item["id"] = re.sub(r"\W", "-", f"{cell.folder.parent.name}-{cell.name}-{file.name}")
+        item["link"] = Path(os.path.relpath(file, out)).as_posix()
+        item["bytes"] = file.stat().st_size
+        if item["kind"] == "table":
+            item["rows"] = _rows(file)
+        elif item["kind"] == "audio":
+            item["wave"], item["seconds"] = _wave(file)
+    order = {"figure": 0, "audio": 1}
+    sized = [(cell, item) for cell, item in items if item["kind"] in order]
+    sized.sort(key=lambda pair: (order[pair[1]["kind"]], pair[1]["bytes"] > LONG_BYTES))
+    for cell, item in sized:
+        file = cell.folder / item["file"]
+        content = _webp(file) if item["kind"] == "figure" else file.read_bytes()
+        text = base64.b64encode(content).decode()
+        item["data"] = text if len(text) <= left else None
+        left -= len(text) if item["data"] else 0
+
+
+def _webp(file: Path) -> bytes:
+    """A picture, a fifth of the size it has as PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(file) as image:
+        image.convert("RGB").save(buffer, "WEBP", quality=85, method=4)
+    return buffer.getvalue()
+
+
+def _wave(file: Path) -> tuple[str, float]:
+    """Outline of a sound as an SVG path (`COLUMNS` wide, from -1 to 1), and its seconds."""
+    channels, rate = read_audio(file)
+    parts = np.array_split(channels.mean(axis=0), COLUMNS)
+    high = [(i, -float(part.max(initial=0))) for i, part in enumerate(parts)]
+    low = [(i, -float(part.min(initial=0))) for i, part in enumerate(parts)]
+    outline = "L".join(f"{x} {y:.2f}" for x, y in [*high, *reversed(low)])
+    return f"M{outline}Z", channels.shape[1] / rate

@@ -1,0 +1,76 @@
+"""Spectra of loops: a loop is a circle, so every window wraps around."""
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+
+def wrap(x: Float[Tensor, "... t"], before: int, after: int) -> Float[Tensor, "... u"]:
+    """`x` continued past both ends as the circle it is, however far."""
+    t = x.shape[-1]
+    if max(before, after) <= t:
+        return torch.cat([x[..., t - before :], x, x[..., :after]], -1)
+    return x[..., torch.arange(-before, t + after, device=x.device) % t]
+
+
+@lru_cache(maxsize=64)
+def whole_hop(samples: int, window: int) -> int:
+    """The largest hop of at most a quarter window that divides a circle of so many samples."""
+    return next(hop for hop in range(window // 4, 0, -1) if samples % hop == 0)
+
+
+@lru_cache(maxsize=32)
+def _hann(window: int, device: torch.device) -> Tensor:
+    return torch.hann_window(window, device=device)
+
+
+def circular_stft(
+    x: Float[Tensor, "b samples"], window: int, hop: int
+) -> Complex[Tensor, "b bins frames"]:
+    """Short-time Fourier transform (Hann, unscaled) of loops; frame t is centred on sample t * hop.
+
+    Rotating the loop by k hops rotates the frames by k.
+
+    Returns:
+        `(b, window // 2 + 1, samples // hop)`.
+
+    Raises:
+        ValueError: the loop is not a whole number of hops.
+    """
+    samples = x.shape[-1]
+    if samples % hop:
+        raise ValueError(f"a circle of {samples} samples is not a whole number of hops of {hop}")
+    padded = wrap(x.float(), window // 2, window // 2 - hop)
+    return torch.stft(
+        padded, window, hop, window=_hann(window, x.device), center=False, return_complex=True
+    )
+
+
+@lru_cache(maxsize=8)
+def mel_filterbank(
+    sample_rate_hz: int, window: int, mels: int, low_hz: float = 30.0, high_hz: float | None = None
+) -> Float[Tensor, "mels bins"]:
+    """Triangular filters on the HTK mel scale, each of unit area in bins' weights (torchaudio)."""
+    from torchaudio.functional import melscale_fbanks
+
+    return melscale_fbanks(
+        window // 2 + 1, low_hz, high_hz or sample_rate_hz / 2, mels, sample_rate_hz, norm="slaney"
+    ).T
+
+
+def log_mel(
+    x: Float[Tensor, "b samples"],
+    sample_rate_hz: int,
+    window: int = 1024,
+    hop: int = 128,
+    mels: int = 64,
+    floor_db: float = -100.0,
+) -> Float[Tensor, "b mels frames"]:
+    """Mel power in dB relative to a full-scale sine, floored at `floor_db`."""
+    amplitude = circular_stft(x, window, hop).abs() / (window / 4)
+    filters = mel_filterbank(sample_rate_hz, window, mels).to(x.device)
+    weights = filters / filters.sum(-1, keepdim=True)
+    power = weights @ amplitude.square()
+    return 10 * torch.log10(power.clamp_min(10 ** (floor_db / 10)))

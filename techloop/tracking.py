@@ -1,0 +1,305 @@
+"""What happened: each stage is an MLflow run. The only import of mlflow, and only once it is used.
+
+Runs go to the address in `MLFLOW_TRACKING_URI`, else into `mlflow.db` and `mlruns/` at the top of
+the repository. `reports/runs/<stage>.json` remembers the run that made a stage's outputs, so that a
+stage taken from DVC's cache still knows its own.
+"""
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil  # type: ignore[import-untyped]
+from filelock import FileLock
+from pydantic import BaseModel
+
+from techloop.artifacts import fingerprint, read_json, write_json
+
+EXPERIMENT = "techloop"
+LIBRARIES = ("techloop", "torch", "numpy", "scipy", "librosa", "pandas", "lightning-fabric", "dvc")
+BATCH = 100  # what MLflow takes of parameters in one call; of metrics it would take 1,000
+SEND_EVERY_S = 3.0
+LONGEST = 6000  # characters of a parameter's value
+
+
+class Run:
+    """A run in progress: `track` makes it and ends it."""
+
+    def __init__(self, client: Any, run_id: str, experiment_id: str) -> None:
+        self.id = run_id
+        self.experiment_id = experiment_id
+        self._client = client
+        self._waiting: list[tuple[str, float, int, int]] = []
+        self._sent = time.monotonic()
+
+    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics, at a step where there is one (in training: loops seen).
+
+        Kept here and sent together every few seconds, so that a training step hardly waits. NaN is
+        kept as such, an infinity as the largest number of its sign.
+        """
+        now_ms = int(time.time() * 1000)
+        self._waiting += [(_key(k), float(v), now_ms, step or 0) for k, v in metrics.items()]
+        if time.monotonic() - self._sent > SEND_EVERY_S or len(self._waiting) >= BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        from mlflow.entities import Metric
+
+        waiting, self._waiting = self._waiting, []
+        for i in range(0, len(waiting), BATCH):
+            self._client.log_batch(self.id, metrics=[Metric(*m) for m in waiting[i : i + BATCH]])
+        self._sent = time.monotonic()
+
+    def artifacts(self, path: str | Path) -> None:
+        """Keep a copy of a file, or of a folder under its own name.
+
+        Raises:
+            ValueError: nothing is there.
+        """
+        path = Path(path)
+        if path.is_dir():
+            self._client.log_artifacts(self.id, str(path), artifact_path=path.resolve().name)
+        elif path.is_file():
+            self._client.log_artifact(self.id, str(path))
+        else:
+            raise ValueError(f"{path} is not there, so the run cannot keep a copy of it")
+
+
+@contextmanager
+def track(
+    stage: str,
+    params: BaseModel | Mapping[str, Any],
+    inputs: Sequence[str | Path] = (),
+) -> Iterator[Run]:
+    """An MLflow run named after the stage, around what it does.
+
+    Logs the parameters (nested keys joined by dots), commit, input fingerprints, library versions
+    and device at the start; wall time and peak memory at the end. After an error the run is FAILED,
+    after an interruption KILLED, and `reports/runs/<stage>.json` is not written.
+
+    Args:
+        stage: name of the stage, with its cell: `train_audio_vae@kl`.
+        params: what the stage was told; a section of params.yaml.
+        inputs: folders (or files) it reads.
+
+    Raises:
+        ValueError: not inside a repository, or an input is not there.
+    """
+    start = time.monotonic()
+    root = repository_root()
+    told = params.model_dump(mode="json") if isinstance(params, BaseModel) else dict(params)
+    read = {_name(root, path): _fingerprint(Path(path)) for path in inputs}
+    commit, dirty = git_state(root)
+    tags = {
+        "mlflow.source.name": stage,
+        "mlflow.source.git.commit": commit,
+        "dirty": str(dirty).lower(),
+        "device": _device(),
+        "version.python": platform.python_version(),
+        **{f"version.{library}": _version(library) for library in LIBRARIES},
+        **{f"input.{name}": value for name, value in read.items()},
+    }
+    with _PeakMemory() as peak:
+        client, experiment_id, address = _connect(root)
+        run_id = client.create_run(
+            experiment_id, run_name=stage, tags={_key(k): v for k, v in tags.items()}
+        ).info.run_id
+        run = Run(client, run_id, experiment_id)
+        try:
+            _log_params(client, run_id, told)
+            yield run
+            cost = {"wall_s": time.monotonic() - start, "peak_memory_mb": peak.megabytes()}
+            run.log(cost)
+            run.flush()
+        except BaseException as error:
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            with contextlib.suppress(Exception):  # the error to be told is the one above
+                client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:LONGEST])
+                run.flush()
+            with contextlib.suppress(Exception):
+                client.set_terminated(run_id, status)
+            raise
+        client.set_terminated(run_id, "FINISHED")
+    write_json(
+        root / "reports" / "runs" / f"{stage}.json",
+        {
+            "stage": stage,
+            "run_id": run_id,
+            "experiment_id": experiment_id,
+            "tracking_uri": address,
+            "wall_s": round(cost["wall_s"], 2),
+            "peak_memory_mb": round(cost["peak_memory_mb"]),
+            "commit": commit,
+            "dirty": dirty,
+            "device": tags["device"],
+            "params": told,
+            "inputs": read,
+        },
+    )
+
+
+def repository_root() -> Path:
+    """The top of the repository: `DVC_ROOT`, which DVC sets for its stages, else by looking up.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if given := os.environ.get("DVC_ROOT"):
+        return Path(given).resolve()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / ".dvc").is_dir():
+            return folder
+    raise ValueError(
+        f"{here} is in no DVC repository (no folder above it holds .dvc), so there is no place for "
+        "the runs. Go into the repository, or set DVC_ROOT to its top."
+    )
+
+
+def git_state(root: Path) -> tuple[str, bool]:
+    """The commit checked out at `root`, and whether files differ from it.
+
+    `dvc.lock` does not count: `dvc repro` changes it between stages. Without git, or outside a
+    repository, or before its first commit: ("unknown", False).
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--verify", "HEAD")
+        return commit, bool(git("status", "--porcelain", "--", ".", ":(exclude)dvc.lock"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", False
+
+
+def _connect(root: Path) -> tuple[Any, str, str]:
+    """A client, the id of the experiment, and the address as it may be shown to others."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    from mlflow import MlflowClient
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    address = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = address or f"sqlite:///{root / 'mlflow.db'}"
+    # Several processes would race in the tables' migrations, and for the experiment's name.
+    with FileLock(root / "mlflow.db.lock"):
+        client = MlflowClient(tracking_uri=uri)
+        if found := client.get_experiment_by_name(EXPERIMENT):
+            experiment_id = found.experiment_id
+        else:
+            experiment_id = client.create_experiment(
+                EXPERIMENT, artifact_location=None if address else (root / "mlruns").as_uri()
+            )
+    if not address:
+        return client, experiment_id, "sqlite:///mlflow.db"
+    # Neither a password nor a path of this machine goes into a file that is shared.
+    parts = urlsplit(address)
+    host = parts.hostname if parts.scheme in ("http", "https") else None
+    shown = f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+    return client, experiment_id, shown if host else parts.scheme
+
+
+def _log_params(client: Any, run_id: str, told: Mapping[str, Any]) -> None:
+    """Log parameters in batches that MLflow takes."""
+    from mlflow.entities import Param
+
+    rows = [Param(_key(k), str(v)[:LONGEST]) for k, v in _flat(told).items()]
+    for i in range(0, len(rows), BATCH):
+        client.log_batch(run_id, params=rows[i : i + BATCH])
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _key(name: str) -> str:
+    """A name with the characters that MLflow allows."""
+    return re.sub(r"[^\w. :/-]", "_", str(name), flags=re.ASCII)
+
+
+def _name(root: Path, path: str | Path) -> str:
+    """A path as it may be shown to others: from the repository's top, else its last part."""
+    path = Path(path).resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def _fingerprint(path: Path) -> str:
+    """What a folder's card says of it (a card is cheaper than hashing gigabytes), else a hash."""
+    if not path.exists():
+        raise ValueError(f"{path} is not there; `dvc repro` makes it, `dvc pull` fetches it")
+    card = path / "card.json"
+    if card.is_file() and (known := read_json(card).get("fingerprint")):
+        return str(known)
+    return fingerprint(path)
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _device() -> str:
+    """The graphics card if torch is in use and finds one, else the number of cores."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return f"cuda: {torch.cuda.get_device_name()}"
+    return f"cpu: {os.cpu_count()} cores"
+
+
+class _PeakMemory:
+    """Resident memory of this process and those it started, together, at its highest.
+
+    Looked at twice a second: the system keeps a peak for each process, but none for their sum.
+    """
+
+    def __enter__(self) -> "_PeakMemory":
+        self._bytes = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def megabytes(self) -> float:
+        """The peak until now."""
+        unit = 1 if sys.platform == "darwin" else 1024
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return max(own, self._bytes) / 1e6
+
+    def _watch(self) -> None:
+        this = psutil.Process()
+        while not self._ended.wait(0.5):
+            total = 0
+            for process in (this, *this.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):  # it may have ended just now
+                    total += process.memory_info().rss
+            self._bytes = max(self._bytes, total)

@@ -1,0 +1,240 @@
+"""The one training loop: cadence, schedule, resuming. What a step computes is not its business."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from techloop.artifacts import whole_file
+from techloop.models.model import parameter_count
+from techloop.params import Training
+
+Log = Callable[[Mapping[str, float], int], None]
+Step = Callable[[nn.Module, list[int], torch.Generator, int], dict[str, Tensor]]
+Validate = Callable[[nn.Module], dict[str, float]]
+
+WARMUP_SHARE = 0.02  # of all loops: the learning rate rises, then falls to zero as a cosine
+LOGS_PER_VALIDATION = 5
+GRADIENT_NORM = 1.0
+
+
+def fabric_from_environment() -> Fabric:
+    """Devices, strategy and precision: environment, as they must not change what a result means.
+
+    `TECHLOOP_DEVICES` (default 1), `TECHLOOP_STRATEGY` (auto) and `TECHLOOP_PRECISION`
+    (bf16-mixed on a GPU, 32-true elsewhere).
+    """
+    precision = "bf16-mixed" if torch.cuda.is_available() else "32-true"
+    fabric = Fabric(
+        accelerator="auto",
+        devices=int(os.environ.get("TECHLOOP_DEVICES", "1")),
+        strategy=os.environ.get("TECHLOOP_STRATEGY", "auto"),
+        precision=os.environ.get("TECHLOOP_PRECISION", precision),  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def fit(
+    model: nn.Module,
+    step: Step,
+    validate: Validate,
+    *,
+    loops: int,
+    training: Training,
+    seed: int,
+    identity: Mapping[str, Any],
+    log: Log,
+    checkpoints: Path,
+) -> list[dict[str, Any]]:
+    """Train `model` in place; the same command resumes where an interrupted one stopped.
+
+    All randomness of a step follows from `seed` and the step's number, so an interrupted and
+    resumed run ends with the weights of an undisturbed one.
+
+    Args:
+        step: `(model, rows, draw, loops_seen)` to named scalars; `loss` is minimised. `rows` are
+            this device's share of the batch.
+        validate: the model's named numbers on held-out loops; called without gradients.
+        loops: size of the training split.
+        identity: all that determines the result; a checkpoint of another identity is not resumed.
+        log: called with named numbers, prefixed by their split, and the loops seen.
+        checkpoints: folder of `<hash of identity>/last.pt`, deleted when the caller calls `forget`.
+
+    Returns:
+        The history: one row a log, `loops_seen`, `split`, then the metrics.
+
+    Raises:
+        ValueError: fewer loops than a batch.
+        FloatingPointError: the loss is no longer finite.
+    """
+    if loops < training.batch_size:
+        raise ValueError(
+            f"a batch of {training.batch_size} loops cannot be drawn from {loops} training loops; "
+            "lower batch_size in params.yaml or add audio"
+        )
+    fabric = fabric_from_environment()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+    )
+    wrapped, optimizer = fabric.setup(model, optimizer)
+    last = checkpoint_folder(identity, checkpoints) / "last.pt"
+    first, history = 0, list[dict[str, Any]]()
+    if last.exists():
+        saved = torch.load(last, map_location=fabric.device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first, history = saved["step"], saved["history"]
+
+    batch, steps = training.batch_size, math.ceil(training.loops / training.batch_size)
+    validate_every = max(1, training.validate_every_loops // batch)
+    log_every = max(1, validate_every // LOGS_PER_VALIDATION)
+    save_every = max(1, training.checkpoint_every_loops // batch)
+    draw = torch.Generator(fabric.device)
+    totals = _Means()
+
+    def record(split: str, seen: int, metrics: Mapping[str, float]) -> None:
+        history.append({"loops_seen": seen, "split": split, **metrics})
+        if fabric.is_global_zero:
+            log({f"{split}_{name}": value for name, value in metrics.items()}, seen)
+
+    bar = tqdm(
+        total=steps * batch,
+        initial=first * batch,
+        unit=" loops",
+        disable=not fabric.is_global_zero,
+        mininterval=1,
+    )
+    for i in range(first, steps):
+        draw.manual_seed(_mix(seed, i, fabric.global_rank))
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate * schedule(i / steps)
+        rows = batch_rows(i, loops, batch, seed)[fabric.global_rank :: fabric.world_size]
+        metrics = step(wrapped, rows, draw, i * batch)
+        fabric.backward(metrics["loss"])
+        fabric.clip_gradients(wrapped, optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
+        optimizer.step()
+        optimizer.zero_grad()
+        totals.add(metrics)
+        bar.update(batch)
+
+        seen, ends = (i + 1) * batch, i + 1 == steps
+        if ends or (i + 1) % log_every == 0:
+            means = totals.take()
+            if not math.isfinite(means["loss"]):
+                raise FloatingPointError(
+                    f"the loss is {means['loss']} between steps {i + 1 - log_every} and {i + 1}. "
+                    f"The rate {training.learning_rate:g} may be too high, or a loop damaged. "
+                    f"The last checkpoint is {last if last.exists() else 'none'}."
+                )
+            record("train", seen, means)
+            bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
+        if ends or (i + 1) % validate_every == 0:
+            model.eval()
+            with torch.no_grad():
+                record("validation", seen, validate(model))
+            model.train()
+        if not ends and (i + 1) % save_every == 0 and fabric.is_global_zero:
+            with whole_file(last) as path:
+                torch.save(
+                    {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "step": i + 1,
+                        "history": history,
+                    },
+                    path,
+                )
+    bar.close()
+    model.eval()
+    return history
+
+
+def checkpoint_folder(identity: Mapping[str, Any], checkpoints: Path) -> Path:
+    """Where a training of this identity keeps its checkpoint."""
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return checkpoints / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def forget(identity: Mapping[str, Any], checkpoints: Path) -> None:
+    """Delete the checkpoint of a training whose result is safely written."""
+    shutil.rmtree(checkpoint_folder(identity, checkpoints), ignore_errors=True)
+
+
+def write_history(history: list[dict[str, Any]], path: Path) -> None:
+    """The history as CSV; a metric that a split does not have is empty."""
+    import pandas as pd
+
+    pd.DataFrame(history).to_csv(path, index=False)
+
+
+def warm_up(seen: int, over: int) -> float:
+    """Share of a weight that grows linearly to 1 over the first loops."""
+    return min(1.0, seen / over) if over else 1.0
+
+
+def final_metrics(history: Sequence[Mapping[str, Any]], model: nn.Module) -> dict[str, float]:
+    """The last validation's numbers, and the network's size."""
+    last = next(r for r in reversed(history) if r["split"] == "validation")
+    named = {k: v for k, v in last.items() if k not in ("split", "loops_seen")}
+    return {**named, "parameters": float(parameter_count(model)), "loops_seen": last["loops_seen"]}
+
+
+def schedule(progress: float) -> float:
+    """Share of the full learning rate: a short rise, then a cosine to zero."""
+    rise = min(1.0, (progress + 1e-3) / WARMUP_SHARE)
+    return rise * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def batch_rows(step: int, loops: int, batch: int, seed: int) -> list[int]:
+    """Rows of a step's batch: epoch after epoch of fresh permutations, whatever came before."""
+    per_epoch = loops // batch
+    epoch, position = divmod(step, per_epoch)
+    order = _permutation(epoch, loops, seed)
+    return order[position * batch : (position + 1) * batch]
+
+
+_LAST_PERMUTATION: dict[tuple[int, int, int], list[int]] = {}
+
+
+def _permutation(epoch: int, loops: int, seed: int) -> list[int]:
+    key = (epoch, loops, seed)
+    if key not in _LAST_PERMUTATION:
+        _LAST_PERMUTATION.clear()
+        draw = torch.Generator().manual_seed(_mix(seed, epoch, 1_000_003))
+        _LAST_PERMUTATION[key] = torch.randperm(loops, generator=draw).tolist()
+    return _LAST_PERMUTATION[key]
+
+
+def _mix(*numbers: int) -> int:
+    """One 63-bit seed from several numbers."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class _Means:
+    """Running means of a step's numbers, kept on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            value = value.detach()
+            self.totals[name] = self.totals[name] + value if name in self.totals else value
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        means = {name: float(total) / self.count for name, total in self.totals.items()}
+        self.totals, self.count = {}, 0
+        return means

@@ -1,0 +1,171 @@
+"""Who may import whom: the layers of techloop, and the libraries that one file alone touches."""
+
+import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[1]
+
+# From the bottom up; a module imports from its own layer and those below. A package's name stands
+# for all of it but what is named apart: `sources` itself says what a source is, its files are some.
+LAYERS = (
+    {"techloop", "techloop.grid", "techloop.params"},
+    {
+        "techloop.artifacts",
+        "techloop.audio",
+        "techloop.filterbank",
+        "techloop.spectral",
+        "techloop.sources",
+    },
+    {
+        "techloop.sources.folder",
+        "techloop.sources.fsld",
+        "techloop.sources.synth",
+        "techloop.sources.voices",
+        "techloop.tempo",
+        "techloop.loops",
+        "techloop.datasets",
+        "techloop.models",
+        "techloop.losses",
+        "techloop.descriptors",
+    },
+    {"techloop.training", "techloop.latents", "techloop.instrument"},
+    {"techloop.analysis", "techloop.figures", "techloop.tracking"},
+    {"techloop.report"},
+    {"techloop.cli", "stages"},
+)
+ONLY_IN = {
+    "matplotlib": "techloop.figures",
+    "mlflow": "techloop.tracking",
+    "soundfile": "techloop.audio",
+    "soxr": "techloop.audio",
+    "mutagen": "techloop.audio",
+    "prefect": "stages.flow",
+    "dvc": "stages.flow",
+    "jinja2": "techloop.report",
+    "typer": "techloop.cli",
+}
+
+
+def modules(top: Path) -> dict[str, Path]:
+    """Every module of techloop and stages, with its file."""
+    found = {}
+    for file in sorted([*top.glob("techloop/**/*.py"), *top.glob("stages/**/*.py")]):
+        parts = file.relative_to(top).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def imported(file: Path, known: dict[str, Path], *, lazily: bool) -> set[str]:
+    """Names that a file imports; with those inside functions and blocks only if `lazily`."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    names = set()
+    for node in ast.walk(tree) if lazily else tree.body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative imports hide where a name comes from"
+            module = str(node.module)
+            inner = {f"{module}.{alias.name}" for alias in node.names} & set(known)
+            names |= inner or {module}
+    return names
+
+
+def layer(module: str) -> int | None:
+    """The layer that names the module, or else the closest package around it."""
+    while module:
+        for height, names in enumerate(LAYERS):
+            if module in names and (module != "techloop"):
+                return height
+        module = module.rpartition(".")[0]
+    return None
+
+
+def violations(top: Path) -> list[str]:
+    """Each broken rule in words."""
+    known, broken = modules(top), []
+    for module, file in known.items():
+        own = 0 if module == "techloop" else layer(module)
+        if own is None:
+            broken.append(f"{module} has no layer: give it one in LAYERS")
+            continue
+        for name in sorted(imported(file, known, lazily=True)):
+            root = name.partition(".")[0]
+            if root in ONLY_IN and ONLY_IN[root] != module:
+                broken.append(f"{module} imports {root}, which only {ONLY_IN[root]} may")
+            if root == "stages" and not module.startswith("stages"):
+                broken.append(f"{module} imports from stages, which nothing may")
+            elif root == "techloop" and (theirs := layer(name)) is not None and theirs > own:
+                broken.append(f"{module} imports {name} from a layer above")
+    return broken
+
+
+def first_cycle(top: Path) -> list[str]:
+    """Modules that import one another when they are imported; empty where there are none."""
+    known = modules(top)
+    graph = {m: imported(f, known, lazily=False) & set(known) - {m} for m, f in known.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_imports_go_downwards() -> None:
+    assert len(modules(TOP)) > 20
+    assert violations(TOP) == []
+
+
+def test_no_cycle() -> None:
+    assert first_cycle(TOP) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "said"),
+    [
+        ("techloop/grid.py", "import techloop.loops", "techloop.grid imports techloop.loops"),
+        (
+            "techloop/audio.py",
+            "from techloop import loops",
+            "techloop.audio imports techloop.loops",
+        ),
+        ("techloop/audio.py", "def f():\n    from techloop.cli import app", "techloop.cli from"),
+        ("techloop/loops.py", "import soundfile as sf", "which only techloop.audio may"),
+        ("techloop/report.py", "from matplotlib import pyplot", "which only techloop.figures may"),
+        ("techloop/models/x.py", "import mlflow.entities", "which only techloop.tracking may"),
+        ("techloop/cli.py", "from stages import run_stage", "which nothing may"),
+        ("techloop/helpers.py", "", "techloop.helpers has no layer"),
+    ],
+)
+def test_a_broken_rule_is_found(tmp_path: Path, file: str, line: str, said: str) -> None:
+    for made in ("techloop/__init__.py", "techloop/loops.py", "techloop/cli.py", file):
+        (tmp_path / made).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / made).write_text("")
+    assert [b for b in violations(tmp_path) if "helpers" not in b] == []
+    (tmp_path / file).write_text(line)
+    assert any(said in broken for broken in violations(tmp_path))
+
+
+def test_a_cycle_is_found(tmp_path: Path) -> None:
+    (tmp_path / "techloop").mkdir()
+    (tmp_path / "techloop" / "tempo.py").write_text("from techloop.loops import x")
+    (tmp_path / "techloop" / "loops.py").write_text("import techloop.tempo")
+    assert set(first_cycle(tmp_path)) == {"techloop.tempo", "techloop.loops"}
+    (tmp_path / "techloop" / "loops.py").write_text("def f():\n    import techloop.tempo")
+    assert first_cycle(tmp_path) == []
+
+
+@pytest.mark.parametrize("module", ["techloop.cli", "techloop.tracking", "stages.flow"])
+def test_light_modules_import_nothing_heavy(module: str) -> None:
+    heavy = {"torch", "numpy", "pandas", "scipy", "librosa", "matplotlib", "mlflow", "prefect"}
+    script = f"import sys, {module}; print(*sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=TOP, check=True, capture_output=True, text=True
+    )
+    loaded = set(ran.stdout.split())
+    assert module in loaded
+    assert loaded & heavy == set()

@@ -1,0 +1,95 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from techloop.artifacts import read_json, write_json
+from techloop.datasets import LoopDataset
+from techloop.instrument import Instrument, closed_walk, interpolate
+
+
+@pytest.fixture(scope="module")
+def instrument(latent_vae_folder: Path) -> Instrument:
+    return Instrument.load(latent_vae_folder)
+
+
+def test_it_generates_whole_loops_from_a_seed(instrument: Instrument) -> None:
+    a, b = instrument.generate(3, seed=1), instrument.generate(3, seed=1)
+    np.testing.assert_array_equal(a, b)
+    assert a.shape == (3, instrument.grid.samples)
+    assert a.dtype == np.float32
+    assert np.abs(a).max() <= 1
+    assert not np.array_equal(a, instrument.generate(3, seed=2))
+    assert not np.allclose(a[0], a[1])
+
+
+def test_a_folder_is_enough(
+    latent_vae_folder: Path, instrument: Instrument, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(latent_vae_folder, tmp_path / "elsewhere")
+    again = Instrument.load(copy)
+    assert again.fingerprint == instrument.fingerprint
+    np.testing.assert_array_equal(again.generate(1, 0), instrument.generate(1, 0))
+
+
+def test_a_sequence_is_one_circle(instrument: Instrument) -> None:
+    points = instrument.sample(3, seed=0)
+    joined = instrument.render_sequence(points)
+    assert joined.shape == (3 * instrument.grid.samples,)
+    # At the bar lines it goes on as it does elsewhere: no step beyond what the audio itself does.
+    steps = np.abs(np.diff(joined, append=joined[0]))
+    lines = np.arange(1, 4) * instrument.grid.samples - 1
+    assert steps[lines].max() <= steps.max()
+    turned = instrument.latents(points.roll(1, 0))
+    torch.testing.assert_close(turned, instrument.latents(points).roll(1, 0), atol=1e-5, rtol=1e-4)
+
+
+def test_reconstruct_is_render_of_embed(instrument: Instrument, loops_folder: Path) -> None:
+    audio = LoopDataset(loops_folder, "test").audio()[:2]
+    points = instrument.embed(audio)
+    assert points.shape == (2, *instrument.point_shape)
+    np.testing.assert_array_equal(instrument.reconstruct(audio), instrument.render(points))
+
+
+def test_a_morph_goes_from_one_to_the_other(instrument: Instrument, loops_folder: Path) -> None:
+    a, b = LoopDataset(loops_folder, "test").audio()[:2]
+    out = instrument.morph(a, b, 4)
+    assert out.shape == (4 * instrument.grid.samples,)
+    ends = instrument.embed(np.stack([a, b]))
+    path = interpolate(ends[0], ends[1], 4)
+    torch.testing.assert_close(path[[0, -1]], ends)
+    np.testing.assert_array_equal(out, instrument.render_sequence(path))
+
+
+def test_interpolation_is_even() -> None:
+    a, b = torch.zeros(2, 3), torch.ones(2, 3)
+    assert interpolate(a, b, 5)[:, 0, 0].tolist() == [0, 0.25, 0.5, 0.75, 1]
+    with pytest.raises(ValueError, match="needs 2 bars or more, got 1"):
+        interpolate(a, b, 1)
+
+
+def test_a_walk_is_closed_smooth_and_of_the_prior() -> None:
+    walk = closed_walk(64, (8, 4), seed=0)
+    assert walk.shape == (64, 8, 4)
+    steps = (walk - walk.roll(1, 0)).flatten(1).norm(dim=1)
+    assert steps.max() < 0.3 * walk[0].norm()
+    assert steps[0] < 2 * steps.median()  # the way back from the end is a step like the others
+    many = torch.stack([closed_walk(4, (8, 4), seed=s) for s in range(300)])
+    assert many.std(0).sub(1).abs().max() < 0.2
+    with pytest.raises(ValueError, match="needs 2 bars or more, got 0"):
+        closed_walk(0, (8, 4), seed=0)
+
+
+def test_audio_of_another_grid(instrument: Instrument) -> None:
+    with pytest.raises(ValueError, match=r"\(n, 30720\)"):
+        instrument.embed(np.zeros((1, 1000), np.float32))
+
+
+def test_models_of_two_runs(latent_vae_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(latent_vae_folder, tmp_path / "mixed")
+    config = read_json(copy / "audio_vae" / "config.json")
+    write_json(copy / "audio_vae" / "config.json", {**config, "seed": 99})
+    with pytest.raises(ValueError, match="files of two runs are mixed"):
+        Instrument.load(copy)

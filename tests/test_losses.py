@@ -1,0 +1,110 @@
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from techloop.losses import (
+    active_units,
+    gaussian_kl,
+    gaussian_kl_between,
+    gaussian_nll,
+    mmd,
+    rate,
+    spectral_distance,
+)
+
+
+@pytest.fixture
+def gaussians() -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(0)
+    mu, mu_hat = torch.randn(2, 3, 4, 5)
+    sigma, sigma_hat = torch.rand(2, 3, 4, 5) + 0.1
+    return mu, sigma, mu_hat, sigma_hat
+
+
+def test_gaussian_divergences_are_torchs(gaussians: tuple[torch.Tensor, ...]) -> None:
+    mu, sigma, mu_hat, sigma_hat = gaussians
+    p, q = Normal(mu, sigma), Normal(mu_hat, sigma_hat)
+    standard = Normal(torch.zeros_like(mu), torch.ones_like(mu))
+    torch.testing.assert_close(gaussian_kl(mu, sigma), kl_divergence(p, standard))
+    torch.testing.assert_close(
+        gaussian_kl_between(mu, sigma, mu_hat, sigma_hat), kl_divergence(p, q)
+    )
+    torch.testing.assert_close(gaussian_nll(mu, mu_hat, sigma_hat), -q.log_prob(mu))
+
+
+def test_they_vanish_where_distributions_agree(gaussians: tuple[torch.Tensor, ...]) -> None:
+    mu, sigma, *_ = gaussians
+    assert gaussian_kl_between(mu, sigma, mu, sigma).abs().max() < 1e-6
+    assert gaussian_kl(torch.zeros(1, 1, 1), torch.ones(1, 1, 1)).item() == 0
+
+
+def test_free_nats_floor_each_dimension() -> None:
+    kl = torch.stack([torch.full((2, 7), 0.01), torch.full((2, 7), 2.0)], 1)
+    assert rate(kl).item() == pytest.approx(2.01)
+    assert rate(kl, 0.5).item() == pytest.approx(2.5)
+    kl.requires_grad_()
+    rate(kl, 0.5).backward()
+    assert kl.grad is not None
+    assert (kl.grad[:, 0] == 0).all()
+    assert (kl.grad[:, 1] > 0).all()
+
+
+def test_spectral_distance_by_hand() -> None:
+    x = torch.randn(2, 4_096) * 0.1
+    log_term, linear_term = spectral_distance(x, 2 * x, windows=(512,))
+    assert linear_term.item() == pytest.approx(1.0, rel=1e-5)
+    assert log_term.item() == pytest.approx(math.log(2), rel=1e-2)
+    assert [v.item() for v in spectral_distance(x, x)] == pytest.approx([0, 0])
+
+
+def test_spectral_distance_is_blind_to_phase_and_grows_with_noise() -> None:
+    t = torch.arange(7_680) / 16_000
+    x = torch.sin(2 * torch.pi * 500 * t)[None]
+    turned = torch.cos(2 * torch.pi * 500 * t)[None]
+    assert sum(spectral_distance(x, turned)).item() < 0.1
+    torch.manual_seed(0)
+    noise = torch.randn(1, 7_680)
+    distances = [sum(spectral_distance(x, x + s * noise)).item() for s in (0.0, 0.01, 0.1, 1.0)]
+    assert distances == sorted(distances)
+
+
+def test_spectral_distance_of_silence_is_finite_with_finite_gradients() -> None:
+    y = torch.zeros(1, 7_680, requires_grad=True)
+    loss = sum(spectral_distance(torch.zeros(1, 7_680), y))
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert y.grad is not None
+    assert y.grad.isfinite().all()
+
+
+def test_mmd_is_near_zero_for_one_distribution_and_grows_with_the_shift() -> None:
+    torch.manual_seed(0)
+    prior = torch.randn(1_000, 8)
+    assert abs(mmd(torch.randn(1_000, 8), prior).item()) < 0.02
+    shifted = [mmd(torch.randn(1_000, 8) + s, prior).item() for s in (0.3, 0.6, 1.2)]
+    assert 0.02 < shifted[0] < shifted[1] < shifted[2]
+    narrow = mmd(0.1 * torch.randn(1_000, 8), prior).item()
+    assert narrow > 0.1
+
+
+def test_mmd_by_the_double_sum() -> None:
+    torch.manual_seed(0)
+    z, prior = torch.randn(2, 5, 3)
+    scales, c = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0), 3
+
+    def k(a: torch.Tensor, b: torch.Tensor) -> float:
+        return sum(2 * c * s / (2 * c * s + float((a - b).square().sum())) for s in scales)
+
+    pairs = [(i, j) for i in range(5) for j in range(5)]
+    within = sum(k(z[i], z[j]) + k(prior[i], prior[j]) for i, j in pairs if i != j) / 20
+    between = sum(k(z[i], prior[j]) for i, j in pairs) / 25
+    assert mmd(z, prior).item() == pytest.approx(within - 2 * between, abs=1e-4)
+
+
+def test_active_units_counts_dimensions_that_vary() -> None:
+    mu = torch.randn(10, 3, 20)
+    mu[:, 1] = 0.5
+    mu[:, 2] *= 0.05
+    assert active_units(mu) == 1

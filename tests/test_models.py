@@ -1,0 +1,155 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from techloop.grid import Grid
+from techloop.models.audio_vae import AudioVAE
+from techloop.models.blocks import CircularConv, fold, unfold
+from techloop.models.latent_vae import LatentVAE
+from techloop.models.model import Model, model_fingerprint
+from tests.worlds import GRID
+
+AUDIO = {"latent_dim": 4, "bands": 16, "channels": 32, "blocks": 1}
+LATENT = {"audio_latent_dim": 4, "latent_dim": 6, "channels": 32, "blocks": 1}
+
+
+def stirred(model: Model) -> Model:
+    """With no weight left at zero: what starts as the identity would hide mistakes."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def audio_vae() -> AudioVAE:
+    model = stirred(AudioVAE(GRID, **AUDIO))
+    assert isinstance(model, AudioVAE)
+    return model
+
+
+def latent_vae(length: int, grid: Grid = GRID) -> LatentVAE:
+    model = stirred(LatentVAE(grid, length=length, **LATENT))
+    assert isinstance(model, LatentVAE)
+    return model
+
+
+def test_fold_and_unfold_are_inverse_and_keep_time_order() -> None:
+    x = torch.arange(12.0).reshape(1, 2, 6)
+    assert fold(x, 3)[0, :, 0].tolist() == [0, 1, 2, 6, 7, 8]
+    assert torch.equal(unfold(fold(x, 3), 3), x)
+
+
+def test_a_convolution_longer_than_its_circle() -> None:
+    conv, x = CircularConv(2, 2, 3, dilation=9), torch.randn(1, 2, 4)
+    assert torch.allclose(conv(x.roll(1, -1)), conv(x).roll(1, -1))
+
+
+@pytest.mark.parametrize("k", [1, 7, 60, -13])
+@torch.no_grad()
+def test_audio_vae_turns_with_the_loop(audio_vae: AudioVAE, k: int) -> None:
+    x = 0.1 * torch.randn(2, GRID.samples)
+    mu, sigma = audio_vae.encode(x)
+    mu_k, sigma_k = audio_vae.encode(x.roll(128 * k, -1))
+    torch.testing.assert_close(mu_k, mu.roll(k, -1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(sigma_k, sigma.roll(k, -1), atol=1e-5, rtol=1e-4)
+    noise = torch.randn(audio_vae.noise_shape(mu))
+    y = audio_vae.decode(mu, noise)
+    y_k = audio_vae.decode(mu.roll(k, -1), noise.roll(8 * k, -1))
+    torch.testing.assert_close(y_k, y.roll(128 * k, -1), atol=1e-5, rtol=1e-4)
+    assert y.std() > 0.01  # and not because nothing comes out
+
+
+@torch.no_grad()
+def test_rotation_by_less_than_a_hop_is_another_loop(audio_vae: AudioVAE) -> None:
+    x = 0.1 * torch.randn(1, GRID.samples)
+    assert not torch.allclose(audio_vae.encode(x.roll(5, -1))[0], audio_vae.encode(x)[0], atol=1e-3)
+
+
+@torch.no_grad()
+def test_any_circle_of_hops_goes_through(audio_vae: AudioVAE) -> None:
+    mu, _ = audio_vae.encode(torch.zeros(3, 128 * 5))
+    assert mu.shape == (3, 4, 5)
+    assert audio_vae.decode(mu).shape == (3, 640)
+    assert torch.equal(audio_vae.decode(mu), audio_vae.decode(mu))
+
+
+def test_bands_must_fit_the_hop() -> None:
+    with pytest.raises(ValueError, match="hop of 128 samples is no power of two times 24 bands"):
+        AudioVAE(GRID, **AUDIO | {"bands": 24})
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 5, 12, 16, 60, 240])
+@torch.no_grad()
+def test_points_turn_with_the_loop(length: int) -> None:
+    vae, shift = latent_vae(length), 3 * GRID.frames // length
+    mu, sigma = torch.randn(2, 4, GRID.frames), torch.rand(2, 4, GRID.frames) + 0.1
+    points, _ = vae.encode(mu, sigma)
+    turned, _ = vae.encode(mu.roll(shift, -1), sigma.roll(shift, -1))
+    assert points.shape == (2, 6, length)
+    torch.testing.assert_close(turned, points.roll(3, -1), atol=1e-5, rtol=1e-4)
+    for a, b in zip(vae.decode(points.roll(3, -1)), vae.decode(points), strict=True):
+        torch.testing.assert_close(a, b.roll(shift, -1), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("length", GRID.lengths)
+def test_every_length_is_a_model(length: int) -> None:
+    vae = latent_vae(length)
+    assert vae.steps % length == 0
+    assert vae.steps * vae.patch == GRID.frames
+    assert vae.steps >= min(GRID.steps, GRID.frames)
+    mu_hat, sigma_hat, mean, std = vae(
+        torch.randn(2, 4, 240), torch.ones(2, 4, 240), torch.Generator().manual_seed(0)
+    )
+    assert mu_hat.shape == sigma_hat.shape == (2, 4, 240)
+    assert mean.shape == std.shape == (2, 6, length)
+    assert (sigma_hat > 0).all()
+    assert (std > 0).all()
+
+
+def test_four_bars_down_to_one_point() -> None:
+    assert latent_vae(1, Grid(bars=4)).steps == 64
+
+
+def test_a_length_that_does_not_divide() -> None:
+    with pytest.raises(ValueError, match="7 does not divide the 240"):
+        latent_vae(7)
+
+
+@torch.no_grad()
+def test_the_latent_vae_works_in_the_units_of_the_audio_vae() -> None:
+    vae, mu, sigma = latent_vae(4), torch.randn(2, 4, 240), torch.ones(2, 4, 240)
+    plain, plain_hat = vae.encode(mu, sigma)[0], vae.decode(torch.zeros(1, 6, 4))
+    vae.mean.fill_(2.0)
+    vae.std.fill_(3.0)
+    torch.testing.assert_close(vae.encode(3 * mu + 2, sigma)[0], plain, atol=1e-5, rtol=1e-4)
+    for a, b in zip(vae.decode(torch.zeros(1, 6, 4)), plain_hat, strict=True):
+        assert not torch.allclose(a, b)
+    torch.testing.assert_close(vae.decode(torch.zeros(1, 6, 4))[0], 3 * plain_hat[0] + 2)
+
+
+def test_a_saved_model_is_the_same_model(audio_vae: AudioVAE, tmp_path: Path) -> None:
+    audio_vae.save(tmp_path, data="abc")
+    again, x = AudioVAE.load(tmp_path), torch.randn(1, 1_280)
+    assert torch.equal(again.encode(x)[0], audio_vae.encode(x)[0])
+    assert again.notes["data"] == "abc"
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".safetensors"]
+    before = model_fingerprint(tmp_path)
+    (tmp_path / "history.csv").write_text("not part of the model")
+    assert model_fingerprint(tmp_path) == before
+
+
+def test_folders_that_do_not_fit(audio_vae: AudioVAE, tmp_path: Path) -> None:
+    audio_vae.save(tmp_path)
+    with pytest.raises(ValueError, match="another grid"):
+        AudioVAE.load(tmp_path, Grid(bars=2))
+    with pytest.raises(ValueError, match="holds a AudioVAE, not a LatentVAE"):
+        LatentVAE.load(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="truncated, missing or of another version"):
+        AudioVAE.load(tmp_path)
+    with pytest.raises(ValueError, match="no complete artifact"):
+        AudioVAE.load(tmp_path / "nothing")

@@ -1,0 +1,392 @@
+"""The page holds what the stages left, whole and without a network, and says what is missing."""
+
+import base64
+import csv
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from techloop.artifacts import read_json, write_json
+from techloop.audio import write_loop
+from techloop.report import better, duration, flat, label, number, shorten, unit, write_report
+
+RATE = 16_000
+CELLS = ("kl-mean-16", "wae-mean-4")
+EVALUATED = {
+    "reconstruction": ("kl", "wae"),
+    "descriptors": ("kl", "wae"),
+    "smoothness": CELLS,
+    "generation": CELLS,
+}
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def history(seed: int) -> list[dict]:
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "loops_seen": 1000 * i,
+            "split": split,
+            "loss": 3 / i + 0.2 + 0.05 * rng.random(),
+            "bits_per_second": 900 * (1 - math.exp(-i / 5)) if split == "validation" else "",
+            "kl_nats_dim_00": 1.0,
+        }
+        for i in range(1, 20)
+        for split in ("train", "validation")
+    ]
+
+
+def picture(path: Path, seed: int) -> None:
+    noise = np.random.default_rng(seed).integers(0, 255, (30, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((900, 450)).save(path)
+
+
+def sound(path: Path, seed: int, bars: int = 1) -> None:
+    t = np.arange(30_720 * bars) / RATE
+    rng = np.random.default_rng(seed)
+    kick = np.sin(2 * np.pi * 50 * t) * np.exp(-8 * (t % 0.48))
+    hat = 0.2 * rng.standard_normal(t.size) * np.exp(-40 * ((t + 0.24) % 0.48))
+    write_loop(path, (0.8 * kick + hat).astype(np.float32), RATE, 125.0, 4 * bars)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/ and reports/ as after a whole run, made up."""
+    top = tmp_path_factory.mktemp("finished")
+    make_finished(top)
+    return top
+
+
+def make_finished(top: Path) -> None:
+    data, reports = top / "data", top / "reports"
+    grid = {"sample_rate_hz": RATE, "hop": 128, "bpm": 125.0, "beats_per_bar": 4, "bars": 1}
+    write_json(
+        data / "loops" / "card.json",
+        {
+            "format": 1,
+            "grid": grid,
+            "source": "folder",
+            "loops": 1944,
+            "hours": 1.04,
+            "splits": {"train": 1560, "validation": 190, "test": 194},
+            "shards": [{"file": "audio-00000.npy", "loops": 1944}],
+            "licences": {"CC0-1.0": 1200, "": 744},
+            "rejected": {"silent": 2, "unreadable": 1},
+            "items": 320,
+            "loudness_lufs": -16.0,
+            "seed": 7,
+            "fingerprint": "0123456789abcdef",
+        },
+    )
+    row = {"bar": "3", "value": "-70", "limit": "-60"}
+    write_rows(
+        data / "loops" / "rejected.csv",
+        [
+            {"name": "a/quiet.wav", "reason": "silent", "detail": "less loud than -60", **row},
+            {"name": "b/quiet.wav", "reason": "silent", "detail": "less loud than -60", **row},
+            {"name": "<b>broken</b>.mp3", "reason": "unreadable", "detail": "no decoder", **row},
+        ],
+    )
+    stages = ["prepare_loops"]
+    for kind, cells in (("audio_vae", ("kl", "wae")), ("latent_vae", CELLS)):
+        for i, cell in enumerate(cells):
+            folder = data / kind / cell
+            write_rows(folder / "history.csv", history(i))
+            dims = {f"kl_nats_dim_{d:02d}": 2.0 / (d + 1) - 0.1 for d in range(16)}
+            write_json(
+                folder / "metrics.json",
+                {"loss": 0.5 + i, "bits_per_second": 812.5, "active_units": 12.0, **dims},
+            )
+            stages.append(f"train_{kind}@{cell}")
+    for kind, cells in EVALUATED.items():
+        for i, cell in enumerate(cells):
+            folder = reports / kind / cell
+            metrics = {"spectral_distance": 1.25 + i, "loops": 194, "undefined": math.nan}
+            if kind == "reconstruction":
+                metrics["silence_spectral_distance"] = 7.5
+            write_json(folder / "metrics.json", metrics)
+            picture(folder / "figure.png", i)
+            items = [figure("figure.png", "A figure", "What it <shows>.")]
+            for n in range(8 if kind == "generation" else 0):
+                sound(folder / f"loop-{n}.wav", n)
+                items.append(audio(f"loop-{n}.wav", f"Loop {n + 1}", "Seed 0.", loop=True))
+            for n, name in enumerate(("morph", "walk") if kind == "smoothness" else ()):
+                sound(folder / f"{name}.wav", n, bars=8)
+                items.append(audio(f"{name}.wav", name.capitalize(), "", loop=name == "walk"))
+            if kind == "descriptors":
+                write_rows(
+                    folder / "table.csv",
+                    [{"dimension": d, "descriptor": "loudness", "q": 1e-5 / 3} for d in range(3)],
+                )
+                items.append({**figure("table.csv", "All of it", "By size."), "kind": "table"})
+            write_json(folder / "items.json", items)
+            stages.append(f"evaluate_{kind}@{cell}")
+    for n, stage in enumerate([*stages, "report"]):
+        write_json(
+            reports / "runs" / f"{stage}.json",
+            {
+                "stage": stage,
+                "run_id": f"{n:032x}",
+                "experiment_id": "1",
+                "tracking_uri": "sqlite:///mlflow.db",
+                "wall_s": 10.0 + 25 * n,
+                "peak_memory_mb": 900 + n,
+                "commit": "c0ffee" * 6 + "c0ff",
+                "dirty": n == 3,
+                "device": "cpu: 2 cores",
+                "params": {"training": {"loops": 34000}},
+                "inputs": {"data/loops": "0123456789abcdef"},
+            },
+        )
+
+
+def figure(file: str, title: str, caption: str) -> dict:
+    return {"kind": "figure", "file": file, "title": title, "caption": caption}
+
+
+def audio(file: str, title: str, caption: str, *, loop: bool) -> dict:
+    return {"kind": "audio", "file": file, "title": title, "caption": caption, "loop": loop}
+
+
+class Page(HTMLParser):
+    """What a reader of the page's structure sees; unbalanced tags are an error."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "path"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def build(top: Path) -> tuple[str, Page]:
+    write_report(top / "reports", top / "data", top / "reports")
+    text = (top / "reports" / "index.html").read_text()
+    return text, Page(text)
+
+
+def test_the_page_is_whole_and_needs_no_network(finished: Path) -> None:
+    text, page = build(finished)
+    assert len(text) < 15e6
+    assert "has not run" not in text
+    for attrs in (attrs for _, attrs in page.tags):
+        for name in ("src", "href"):
+            assert (attrs.get(name) or "#").startswith(("#", "data:")), attrs
+    assert "url(" not in text
+    assert "@import" not in text
+    assert page.all("script")[-1] == {}, "its script is inline"
+
+
+def test_every_picture_has_words_and_is_inside(finished: Path) -> None:
+    _, page = build(finished)
+    pictures = page.all("img")
+    assert len(pictures) == 8
+    for picture_ in pictures:
+        assert picture_["alt"]
+        kind, content = (picture_["src"] or "").split(";base64,")
+        assert kind == "data:image/webp"
+        assert base64.b64decode(content)[8:12] == b"WEBP"
+
+
+def test_every_sound_can_be_played_and_is_inside_unchanged(finished: Path) -> None:
+    text, page = build(finished)
+    buttons = [b for b in page.all("button") if "data-sound" in b]
+    assert len(buttons) == 2 * 8 + 2 * 2
+    assert len({b["data-sound"] for b in buttons}) == len(buttons)
+    for button in buttons:
+        assert (button["aria-label"] or "").startswith("Play ")
+        assert re.search(rf'id="{button["data-sound"]}">[A-Za-z0-9+/=]{{1000,}}<', text)
+    walk = next(b for b in buttons if b["data-sound"] == "smoothness-kl-mean-16-walk-wav")
+    assert walk["data-loop"] == "1"
+    content = re.search(r'id="smoothness-kl-mean-16-walk-wav">([^<]*)<', text)
+    file = finished / "reports" / "smoothness" / "kl-mean-16" / "walk.wav"
+    assert content
+    assert base64.b64decode(content[1]) == file.read_bytes()
+
+
+def test_what_the_page_says(finished: Path) -> None:
+    text, _ = build(finished)
+    for said in (
+        "1,944",
+        "c0ffeec0",
+        "0123456789abcdef",
+        "CC0-1.0",
+        "less loud than -60",
+        "&lt;b&gt;broken&lt;/b&gt;.mp3",
+        "What it &lt;shows&gt;.",
+        f"{5:032x}",
+        "training.loops",
+        "812.5",
+        "Baselines, to read these by: silence",
+        "3.333e−06",
+    ):
+        assert said in text, said
+    assert "<b>broken</b>" not in text
+    assert f"{13:032x}" not in text, "the report's own run is from another time"
+
+
+def test_the_same_inputs_give_the_same_bytes(finished: Path) -> None:
+    assert build(finished)[0] == build(finished)[0]
+
+
+def test_metrics_by_stage_and_cell(finished: Path) -> None:
+    write_report(finished / "reports", finished / "data", finished / "reports")
+    metrics = read_json(finished / "reports" / "metrics.json")
+    assert metrics["train_audio_vae"]["wae"]["loss"] == 1.5
+    assert metrics["evaluate_smoothness"]["kl-mean-16"]["spectral_distance"] == 1.25
+    assert metrics["evaluate_smoothness"]["kl-mean-16"]["undefined"] is None
+    assert metrics["prepare_loops"]["loops"] == 1944
+
+
+@pytest.mark.parametrize(
+    ("stage", "folder"),
+    [
+        ("prepare_loops", "data/loops"),
+        ("train_audio_vae", "data/audio_vae"),
+        ("train_latent_vae", "data/latent_vae"),
+        ("evaluate_reconstruction", "reports/reconstruction"),
+        ("evaluate_descriptors", "reports/descriptors"),
+        ("evaluate_smoothness", "reports/smoothness"),
+        ("evaluate_generation", "reports/generation"),
+    ],
+)
+def test_a_missing_stage_is_named_and_the_rest_is_there(
+    finished: Path, tmp_path: Path, stage: str, folder: str
+) -> None:
+    top = shutil.copytree(finished, tmp_path / "copy")
+    shutil.rmtree(top / folder)
+    text, page = build(top)
+    assert re.findall(r"<code>(\w+)</code> has not run", text) == [stage]
+    assert len(page.all("section")) == 8
+    assert stage not in read_json(top / "reports" / "metrics.json")
+
+
+def test_nothing_at_all_still_is_a_page(tmp_path: Path) -> None:
+    write_report(tmp_path, tmp_path, tmp_path)
+    text = (tmp_path / "index.html").read_text()
+    assert len(re.findall("has not run", text)) == 7
+    assert "No stage has recorded a run" in text
+    Page(text)
+
+
+def test_what_is_too_large_is_linked(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = shutil.copytree(finished, tmp_path / "copy")
+    _, page = build(top)
+    pictures = sum(len(image["src"] or "") for image in page.all("img"))
+    loop, piece = (4 / 3 * 2 * 30_720 * bars for bars in (1, 8))
+    monkeypatch.setattr(
+        "techloop.report.LARGEST_BYTES", int(500_000 + pictures + 16.5 * loop + 1.5 * piece)
+    )
+    text, page = build(top)
+    assert len(text) < 500_000 + pictures + 17 * loop + 1.5 * piece
+    # Pictures and all short loops are in; of the four pieces, the first still fits.
+    assert len(page.all("img")) == 8
+    sounds = [str(button["data-sound"]) for button in page.all("button")]
+    assert len([name for name in sounds if name.startswith("generation")]) == 16
+    assert sounds[16:] == ["smoothness-kl-mean-16-morph-wav"]
+    links = [a["href"] for a in page.all("a") if not (a["href"] or "").startswith("#")]
+    assert len(links) == 3
+    for link in links:
+        assert (top / "reports" / str(link)).is_file()
+
+
+def test_a_listed_file_that_is_not_there_is_refused(finished: Path, tmp_path: Path) -> None:
+    top = shutil.copytree(finished, tmp_path / "copy")
+    (top / "reports" / "generation" / CELLS[0] / "loop-3.wav").unlink()
+    with pytest.raises(ValueError, match=r"lists loop-3\.wav, which is not there"):
+        build(top)
+    (top / "data" / "loops" / "card.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        build(top)
+
+
+def test_best_is_marked_only_where_there_is_a_better(finished: Path) -> None:
+    text, _ = build(finished)
+    best = re.findall(r'<td class="best">([^<]*)</td>', text)
+    # loss of two trainings, distance of four evaluations; equal numbers and `loops` have no best
+    assert best == ["1.25", "0.5", "0.5", "1.25", "1.25", "1.25"]
+
+
+def test_curves_span_their_chart(finished: Path) -> None:
+    text, _ = build(finished)
+    paths = re.findall(r'class="c\d (?:train|validation)" d="M([^"]*)"', text)
+    assert paths
+    points = np.array([[float(v) for v in p.split()] for path in paths for p in path.split("L")])
+    assert points.min() == 0
+    assert points.max(axis=0).tolist() == [260, 120]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (math.nan, "–"),
+        (math.inf, "–"),
+        (0.0, "0"),
+        (12.0, "12"),
+        (1234567.0, "1,234,567"),
+        (-0.12345, "−0.1235"),
+        (1234.5, "1,234"),
+    ],
+)
+def test_number(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_names() -> None:
+    assert (label("error_centroid_hz"), unit("error_centroid_hz")) == ("error centroid", "Hz")
+    assert (label("bits_per_second"), unit("bits_per_second")) == ("bits per second", "bit/s")
+    assert (label("loss"), unit("loss")) == ("loss", "")
+    assert label("mean_probe_r2") == "mean probe R²"
+    named = ("spectral_distance", "error_onset_density", "probe_r2", "density", "onset_density")
+    assert [better(name) for name in named] == ["↓", "↓", "↑", "↑", ""]
+    assert shorten("0.123456") == "0.1235"
+    assert shorten("kick") == "kick"
+    assert [duration(h) for h in (2.0, 0.5, 0.01)] == ["2.0 h", "30 min", "36 s"]
+    assert flat({"a": {"b": 1}, "c": 2}) == [("a.b", 1), ("c", 2)]
+
+
+def test_the_stage_writes_both_files(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages import report
+
+    (finished / ".dvc").mkdir(exist_ok=True)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(finished)
+    report.main()
+    record = json.loads((finished / "reports" / "runs" / "report.json").read_text())
+    kept = finished / "mlruns" / record["run_id"] / "artifacts"
+    assert {path.name for path in kept.iterdir()} == {"index.html", "metrics.json"}

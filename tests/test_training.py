@@ -1,0 +1,188 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from techloop.latents import latent_metrics
+from techloop.models.audio_vae import AudioVAE
+from techloop.models.latent_vae import LatentVAE
+from techloop.params import Training
+from techloop.training.audio_vae import random_crops
+from techloop.training.loop import batch_rows, fit, schedule, warm_up
+from tests.worlds import train_small_audio_vae, train_small_latent_vae
+
+TRAINING = Training(
+    loops=64, batch_size=4, learning_rate=0.01, validate_every_loops=16, checkpoint_every_loops=16
+)
+
+
+class PowerCut(Exception):
+    pass
+
+
+def line(checkpoints: Path, fail_at: int | None = None, **kwargs) -> tuple[nn.Module, list]:
+    """Fit y = w x to noisy targets, all randomness from the step's generator."""
+    torch.manual_seed(0)
+    model, logged = nn.Linear(3, 1), []
+
+    def step(net, rows, draw, seen):
+        if seen == fail_at:
+            raise PowerCut
+        x = torch.tensor(rows)[:, None] / 20 + torch.randn(len(rows), 3, generator=draw)
+        return {"loss": (net(x) - x.sum(1, keepdim=True)).square().mean()}
+
+    told = {"loops": 20, "training": TRAINING, "seed": 1, "identity": {"a": 1}} | kwargs
+    history = fit(
+        model,
+        step,
+        lambda net: {"weight": float(net.weight.sum())},
+        log=lambda metrics, seen: logged.append((seen, dict(metrics))),
+        checkpoints=checkpoints,
+        **told,
+    )
+    return model, history
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole, history = line(tmp_path / "a")
+    with pytest.raises(PowerCut):
+        line(tmp_path / "b", fail_at=44)
+    assert len(list((tmp_path / "b").glob("*/last.pt"))) == 1
+    resumed, history_resumed = line(tmp_path / "b")
+    assert torch.equal(whole.weight, resumed.weight)
+    assert history == history_resumed
+
+
+def test_another_identity_is_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(PowerCut):
+        line(tmp_path, fail_at=44)
+    with pytest.raises(PowerCut):
+        line(tmp_path, fail_at=0, identity={"a": 2})
+    line(tmp_path, fail_at=0)  # resumed: step 0 does not come again
+
+
+def test_it_learns_and_keeps_a_history(tmp_path: Path) -> None:
+    _, history = line(tmp_path, training=TRAINING.model_copy(update={"loops": 4_000}))
+    train = [row["loss"] for row in history if row["split"] == "train"]
+    assert train[-1] < 0.05 * train[0]
+    assert [r["loops_seen"] for r in history if r["split"] == "validation"] == list(
+        range(16, 4_001, 16)
+    )
+
+
+def test_the_seed_matters(tmp_path: Path) -> None:
+    assert not torch.equal(line(tmp_path, seed=1)[0].weight, line(tmp_path, seed=2)[0].weight)
+
+
+def test_a_loss_that_is_no_number_stops(tmp_path: Path) -> None:
+    model = nn.Linear(1, 1)
+
+    def step(net, rows, draw, seen):
+        return {"loss": net(torch.full((1, 1), math.nan)).sum()}
+
+    with pytest.raises(FloatingPointError, match=r"loss is nan .* rate 0.01 may be too high"):
+        fit(model, step, lambda net: {}, loops=20, training=TRAINING, seed=0, identity={},
+            log=lambda m, s: None, checkpoints=tmp_path)  # fmt: skip
+
+
+def test_fewer_loops_than_a_batch(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch of 4 loops cannot be drawn from 3"):
+        line(tmp_path, loops=3)
+
+
+def test_an_epoch_sees_each_loop_once() -> None:
+    epoch = [row for step in range(5) for row in batch_rows(step, 20, 4, seed=0)]
+    again = [row for step in range(5, 10) for row in batch_rows(step, 20, 4, seed=0)]
+    assert sorted(epoch) == sorted(again) == list(range(20))
+    assert epoch != again
+    assert batch_rows(0, 20, 4, seed=0) == epoch[:4]
+
+
+def test_schedules() -> None:
+    rates = [schedule(i / 1_000) for i in range(1_000)]
+    peak = int(np.argmax(rates))
+    assert 10 < peak < 30
+    assert rates[0] < 0.1
+    assert rates[-1] < 1e-5
+    assert max(rates) > 0.99
+    assert [warm_up(s, 100) for s in (0, 50, 100, 200)] == [0, 0.5, 1, 1]
+    assert warm_up(0, 0) == 1
+
+
+def test_crops_are_arcs_of_the_circle() -> None:
+    x = torch.arange(100.0).repeat(50, 1)
+    crops = random_crops(x, 30, torch.Generator().manual_seed(0))
+    assert crops.shape == (50, 30)
+    assert ((crops[:, 1:] - crops[:, :-1]) % 100 == 1).all()
+    assert len(set(crops[:, 0].tolist())) > 20
+
+
+def test_latent_metrics_of_known_posteriors() -> None:
+    torch.manual_seed(0)
+    mu, sigma = torch.randn(20, 4, 50), torch.full((20, 4, 50), 0.1)
+    metrics = latent_metrics(mu * math.sqrt(0.99), sigma, 125.0)
+    expected = 4 * -math.log(0.1)  # E[mu^2] + sigma^2 = 1
+    assert metrics["kl_nats_per_frame"] == pytest.approx(expected, rel=0.02)
+    assert metrics["bits_per_second"] == pytest.approx(expected / math.log(2) * 125, rel=0.02)
+    assert metrics["active_units"] == 4
+    assert abs(metrics["mmd"]) < 0.02
+    with pytest.warns(UserWarning, match="only 0 of 4 latent dimensions"):
+        collapsed = latent_metrics(0 * mu, sigma / 0.1, 125.0)
+    assert collapsed["kl_nats_per_frame"] == 0
+
+
+def test_an_audio_vae_folder(audio_vae_folder: Path) -> None:
+    assert sorted(p.name for p in audio_vae_folder.iterdir()) == [
+        "config.json", "history.csv", "metrics.json", "model.safetensors"
+    ]  # fmt: skip
+    history = pd.read_csv(audio_vae_folder / "history.csv")
+    assert history["loops_seen"].max() == 96
+    validation = history[history["split"] == "validation"]
+    assert validation["log_distance"].iloc[-1] < validation["log_distance"].iloc[0]
+    metrics = json.loads((audio_vae_folder / "metrics.json").read_text())
+    assert metrics["log_distance"] == pytest.approx(validation["log_distance"].iloc[-1])
+    assert AudioVAE.load(audio_vae_folder).latent_dim == 4
+    assert not list((audio_vae_folder.parent / "checkpoints").glob("*"))
+
+
+def test_training_is_reproducible_and_survives_an_interruption(
+    loops_folder: Path, audio_vae_folder: Path, tmp_path: Path
+) -> None:
+    def cut(metrics, seen):
+        if seen >= 64:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        train_small_audio_vae(loops_folder, tmp_path / "vae", log=cut)
+    assert not (tmp_path / "vae").exists()
+    train_small_audio_vae(loops_folder, tmp_path / "vae")
+    for file in ("model.safetensors", "history.csv", "metrics.json", "config.json"):
+        assert (tmp_path / "vae" / file).read_bytes() == (audio_vae_folder / file).read_bytes()
+
+
+def test_wae_is_another_objective(
+    loops_folder: Path, audio_vae_folder: Path, tmp_path: Path
+) -> None:
+    train_small_audio_vae(loops_folder, tmp_path / "wae", "wae")
+    ours = (tmp_path / "wae" / "model.safetensors").read_bytes()
+    assert ours != (audio_vae_folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("cell", ["kl-mean-16", "kl-sample-4", "kl-posterior-1"])
+def test_latent_vaes_of_each_objective(latents_folder: Path, tmp_path: Path, cell: str) -> None:
+    metrics = train_small_latent_vae(latents_folder, tmp_path / cell, cell)
+    history = pd.read_csv(tmp_path / cell / "history.csv")
+    bound = history.loc[history["split"] == "validation", "bound_nats_per_frame"]
+    assert bound.iloc[-1] < bound.iloc[0]
+    vae = LatentVAE.load(tmp_path / cell)
+    assert vae.length == int(cell.split("-")[-1])
+    assert metrics["rate_nats_per_loop"] > 0
+    assert (tmp_path / cell / "audio_vae" / "model.safetensors").exists()
+    train_small_latent_vae(latents_folder, tmp_path / "again", cell)
+    same = [(tmp_path / n / "model.safetensors").read_bytes() for n in (cell, "again")]
+    assert same[0] == same[1]

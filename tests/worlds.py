@@ -1,0 +1,59 @@
+"""Small settings that tests share."""
+
+from pathlib import Path
+from typing import Any
+
+from techloop.grid import Grid
+from techloop.params import Params, load_params
+
+ROOT = Path(__file__).parent.parent
+GRID = Grid()
+
+
+def small_params() -> Params:
+    """params.yaml of the repository, with sizes that take seconds."""
+    raw: dict[str, Any] = load_params(ROOT / "params.yaml").model_dump()
+    raw["prepare_loops"]["synth"]["loops"] = 60
+    audio, latent = raw["train_audio_vae"], raw["train_latent_vae"]
+    audio["model"] = {"latent_dim": 4, "bands": 16, "channels": 32, "blocks": 1}
+    latent["model"] = {"latent_dim": 6, "channels": 32, "blocks": 1}
+    for section in (audio, latent):
+        section["training"] |= {
+            "loops": 96,
+            "batch_size": 4,
+            "validate_every_loops": 32,
+            "checkpoint_every_loops": 32,
+        }
+    return Params.model_validate(raw)
+
+
+def preparation() -> dict[str, Any]:
+    """What `prepare_loops` is told besides source, folder and grid; shards of a megabyte."""
+    section = small_params().prepare_loops
+    shared = section.model_dump(exclude={"source", "synth", "folder", "shard_mb"})
+    tempi = section.folder.model_dump(exclude={"path"})
+    return {**shared, **tempi, "shard_mb": 1, "seed": 0}
+
+
+def train_small_audio_vae(loops: Path, folder: Path, cell: str = "kl", **kwargs: Any) -> dict:
+    """VAE 1 of the small sizes; checkpoints beside its folder."""
+    from techloop.training.audio_vae import train_audio_vae
+
+    params = small_params().train_audio_vae
+    told = {
+        "log": lambda metrics, step: None,
+        "checkpoints": folder.parent / "checkpoints",
+    } | kwargs
+    return train_audio_vae(loops, folder, params=params, cell=params.cell(cell), seed=0, **told)
+
+
+def train_small_latent_vae(latents: Path, folder: Path, cell: str, **kwargs: Any) -> dict:
+    """VAE 2 of the small sizes; checkpoints beside its folder."""
+    from techloop.training.latent_vae import train_latent_vae
+
+    params = small_params().train_latent_vae
+    told = {
+        "log": lambda metrics, step: None,
+        "checkpoints": folder.parent / "checkpoints",
+    } | kwargs
+    return train_latent_vae(latents, folder, params=params, cell=params.cell(cell), seed=0, **told)
