@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The tools' telemetry stays off; stages are started as `python`, which must be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Compiled modules are kept: without them every stage would start some seconds later.
+unexport PYTHONDONTWRITEBYTECODE
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1

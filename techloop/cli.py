@@ -12,13 +12,9 @@ import typer
 if TYPE_CHECKING:
     import numpy as np
 
-    from techloop.grid import Grid
     from techloop.instrument import Instrument
 
 MODELS = Path("data/latent_vae")
-# How recordings are brought to the grid here; what params.yaml comes with.
-MIN_BPM, MAX_BPM = 90.0, 180.0
-LOUDNESS_LUFS, SILENCE_LUFS = -16.0, -60.0
 
 app = typer.Typer(
     help=__doc__,
@@ -74,9 +70,9 @@ def reconstruct(
     """A recording as the models hear it: each of its loops through both and back."""
     with _paragraphs():
         folder, instrument = _instrument(model)
-        audio, bars = _loops_of(file, instrument.grid)
+        audio, bars = _loops_of(file, instrument)
         about = {"command": "reconstruct", "seed": seed, "arguments": {"file": file.name}}
-        for bar, loop in zip(bars, instrument.reconstruct(audio), strict=True):
+        for bar, loop in zip(bars, instrument.reconstruct(audio, seed), strict=True):
             stem = f"reconstruct-{file.stem}-bar{bar:02d}"
             _write(out, stem, loop, instrument, folder, about | {"bar": bar})
 
@@ -93,8 +89,8 @@ def morph(
     """From the first loop of A to the first loop of B, in equal steps."""
     with _paragraphs():
         folder, instrument = _instrument(model)
-        ends = [_loops_of(file, instrument.grid)[0][0] for file in (a, b)]
-        piece = instrument.morph(ends[0], ends[1], bars)
+        ends = [_loops_of(file, instrument)[0][0] for file in (a, b)]
+        piece = instrument.morph(ends[0], ends[1], bars, seed)
         arguments = {"a": a.name, "b": b.name, "bars": bars}
         about = {"command": "morph", "seed": seed, "arguments": arguments}
         _write(out, f"morph-{a.stem}-{b.stem}", piece, instrument, folder, about)
@@ -141,7 +137,7 @@ def _instrument(model: Path | None) -> "tuple[Path, Instrument]":
     return model, Instrument.load(model)
 
 
-def _loops_of(file: Path, grid: "Grid") -> "tuple[np.ndarray, list[int]]":
+def _loops_of(file: Path, instrument: "Instrument") -> "tuple[np.ndarray, list[int]]":
     """A recording on the grid: its loops `(n, samples)`, and the bar that each begins at.
 
     Raises:
@@ -153,7 +149,8 @@ def _loops_of(file: Path, grid: "Grid") -> "tuple[np.ndarray, list[int]]":
     from techloop.sources import Item
     from techloop.sources.folder import FolderSource
 
-    recipe = Recipe(grid, MIN_BPM, MAX_BPM, LOUDNESS_LUFS, SILENCE_LUFS)
+    grid = instrument.grid
+    recipe = Recipe(grid, **instrument.preparation)
     item = Item(name=file.name, group=file.name)
     loops, rows, rejected = prepare_item(FolderSource(file.parent), item, recipe)
     if not loops:

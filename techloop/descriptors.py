@@ -126,10 +126,9 @@ def loop_descriptors(
         else:
             values[name] = (value * weight).sum(1)
     strength = frames["onset_strength"]
-    found = onsets(strength, grid)
-    values["onset_density"] = found.float().sum(1) / grid.duration_s
+    values["onset_density"] = onsets(strength, grid).float().sum(1) / grid.duration_s
     values["pulse_clarity"] = pulse_clarity(strength, grid)
-    values["kick_on_beat"] = kick_on_beat(kicks(audio, found, grid), grid)
+    values["kick_on_beat"] = kick_on_beat(kicks(audio, grid), grid)
     return {name: values[name] for name in UNITS}
 
 
@@ -172,17 +171,22 @@ def onsets(strength: Float[Tensor, "b frames"], grid: Grid) -> Bool[Tensor, "b f
     return peak & (strength > avg_pool1d(wrap(strength, wide, wide), 2 * wide + 1, 1) + 1.0)
 
 
-def kicks(
-    audio: Float[Tensor, "b samples"], found: Bool[Tensor, "b frames"], grid: Grid
-) -> Bool[Tensor, "b frames"]:
-    """Those of the onsets `found` that are a kick, or sound as low and as loud.
+def kicks(audio: Float[Tensor, "b samples"], grid: Grid) -> Bool[Tensor, "b frames"]:
+    """Frames at which a kick, or what sounds as low and as loud, starts.
 
-    Within 60 ms after it the level below 150 Hz is 6 dB or more above its lowest of the 30 ms
-    before, within 9 dB of the highest of the loop, and above -45 dB re full scale. The onset times
-    it, as a kick's pitch may take a while to fall below 150 Hz.
+    An onset, of all bands or of those below 500 Hz (a kick's pitch may take a while to fall), after
+    which the level below 150 Hz rises: within 60 ms it is 6 dB or more above its lowest of the
+    30 ms before, within 9 dB of the highest of the loop, and above -45 dB re full scale.
     """
     power = _power(audio, ONSET_WINDOW, grid.hop)
     hz = torch.arange(ONSET_WINDOW // 2 + 1) * (grid.sample_rate_hz / ONSET_WINDOW)
+    # In steps of two bins, so that each band has a level of its own.
+    edges = torch.arange(0, 500, 2 * float(hz[1]))
+    bands = torch.stack([((hz >= low) & (hz < low + 2 * hz[1])).float() for low in edges])
+    levels = _levels_db(power, bands).clamp_min(-60)
+    found = onsets((levels - levels.roll(1, -1)).clamp_min(0).mean(1), grid)
+    found |= onsets(onset_strength(audio, grid.sample_rate_hz, grid.hop), grid)
+
     level = _levels_db(power, (hz < KICK_BELOW_HZ).float()[None])[:, 0]
     before, after = (max(round(s * grid.frame_rate_hz), 1) for s in (0.03, 0.06))
     lowest = -max_pool1d(wrap(-level, before, 0), before + 1, 1)

@@ -303,7 +303,7 @@ def band_errors(
         ax.set_ylabel("mean absolute error (dB)")
         ax.set_ylim(bottom=0)
         ax.grid(axis="y", color="#E5E5E5", linewidth=0.6)
-        ax.legend(loc="best")
+        figure.legend(loc="outside upper center", ncols=len(errors_db))
 
 
 def _mel_axis(ax: Axes, range_hz: tuple[float, float], horizontal: bool = False) -> None:

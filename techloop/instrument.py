@@ -47,6 +47,21 @@ class Instrument:
         return cls(audio_vae, latent_vae, model_fingerprint(folder))
 
     @property
+    def preparation(self) -> dict[str, float]:
+        """How recordings were brought to the grid for its training, as `techloop.loops` takes it.
+
+        Raises:
+            ValueError: the model does not say; it was not made by the pipeline.
+        """
+        if "preparation" not in self.audio_vae.notes:
+            raise ValueError(
+                "the model does not say how its loops were prepared (`preparation` in "
+                "audio_vae/config.json), so a recording cannot be brought to it; train it with "
+                "`dvc repro`"
+            )
+        return dict(self.audio_vae.notes["preparation"])
+
+    @property
     def point_shape(self) -> tuple[int, int]:
         """Dimensions and number of the points of one loop."""
         return self.latent_vae.latent_dim, self.latent_vae.length
@@ -62,9 +77,14 @@ class Instrument:
         return torch.cat(parts)
 
     @torch.inference_mode()
-    def decode(self, latents: Float[Tensor, "n c frames"]) -> Float[np.ndarray, "n samples"]:
-        """Audio of VAE 1's latents, never beyond full scale."""
-        parts = [self.audio_vae.decode(z.to(self.device)).cpu() for z in latents.split(BATCH)]
+    def decode(
+        self, latents: Float[Tensor, "n c frames"], seed: int = 0
+    ) -> Float[np.ndarray, "n samples"]:
+        """Audio of VAE 1's latents, never beyond full scale; the seed draws its noise."""
+        draw, parts = torch.Generator().manual_seed(seed), []
+        for z in latents.split(BATCH):
+            noise = torch.randn(self.audio_vae.noise_shape(z), generator=draw)
+            parts.append(self.audio_vae.decode(z.to(self.device), noise.to(self.device)).cpu())
         return torch.cat(parts).clamp(-1, 1).numpy()
 
     @torch.inference_mode()
@@ -85,33 +105,43 @@ class Instrument:
             parts.append(self.latent_vae.encode(mu, sigma)[0].cpu())
         return torch.cat(parts)
 
-    def render(self, points: Float[Tensor, "n d length"]) -> Float[np.ndarray, "n samples"]:
+    def render(
+        self, points: Float[Tensor, "n d length"], seed: int = 0
+    ) -> Float[np.ndarray, "n samples"]:
         """Audio of points, each an exact loop on its own."""
-        return self.decode(self.latents(points))
+        return self.decode(self.latents(points), seed)
 
-    def render_sequence(self, points: Float[Tensor, "n d length"]) -> Float[np.ndarray, "samples"]:
+    def render_sequence(
+        self, points: Float[Tensor, "n d length"], seed: int = 0
+    ) -> Float[np.ndarray, "samples"]:
         """Audio of points one after another, decoded as one circle: no seam at any bar line."""
         chain = torch.cat(list(self.latents(points)), -1)
-        return self.decode(chain[None])[0]
+        return self.decode(chain[None], seed)[0]
 
     def generate(self, n: int, seed: int) -> Float[np.ndarray, "n samples"]:
         """`n` new loops."""
-        return self.render(self.sample(n, seed))
+        return self.render(self.sample(n, seed), seed)
 
-    def reconstruct(self, audio: Float[np.ndarray, "n samples"]) -> Float[np.ndarray, "n samples"]:
+    def reconstruct(
+        self, audio: Float[np.ndarray, "n samples"], seed: int = 0
+    ) -> Float[np.ndarray, "n samples"]:
         """Loops through both levels and back."""
-        return self.render(self.embed(audio))
+        return self.render(self.embed(audio), seed)
 
     def morph(
-        self, a: Float[np.ndarray, "samples"], b: Float[np.ndarray, "samples"], bars: int
+        self,
+        a: Float[np.ndarray, "samples"],
+        b: Float[np.ndarray, "samples"],
+        bars: int,
+        seed: int = 0,
     ) -> Float[np.ndarray, "total"]:
         """From loop `a` to loop `b` in `bars` loops, straight through the top space."""
         ends = self.embed(np.stack([a, b]))
-        return self.render_sequence(interpolate(ends[0], ends[1], bars))
+        return self.render_sequence(interpolate(ends[0], ends[1], bars), seed)
 
     def walk(self, bars: int, seed: int) -> Float[np.ndarray, "total"]:
         """A closed, smooth random walk of `bars` loops that ends where it began."""
-        return self.render_sequence(closed_walk(bars, self.point_shape, seed))
+        return self.render_sequence(closed_walk(bars, self.point_shape, seed), seed)
 
 
 def interpolate(

@@ -154,7 +154,12 @@ def prepare_loops(
             "licences": dict(sorted(Counter(row["licence"] for row in rows).items())),
             "rejected": dict(reasons.most_common()),
             "items": len(items),
-            "loudness_lufs": loudness_lufs,
+            "preparation": {
+                "min_bpm": min_bpm,
+                "max_bpm": max_bpm,
+                "loudness_lufs": loudness_lufs,
+                "silence_lufs": silence_lufs,
+            },
             "seed": seed,
             "fingerprint": made_of,
         }

@@ -24,6 +24,13 @@ from techloop.models.model import model_fingerprint
 GRID = Grid()
 COMMANDS = ("generate", "reconstruct", "morph", "walk")
 
+PREPARATION = {
+    "min_bpm": 90.0,
+    "max_bpm": 180.0,
+    "loudness_lufs": -16.0,
+    "silence_lufs": -60.0,
+}
+
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,7 +38,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("repository") / "data" / "latent_vae" / "tiny"
     (folder / "audio_vae").mkdir(parents=True)
-    AudioVAE(GRID, latent_dim=4, bands=16, channels=32, blocks=1).save(folder / "audio_vae")
+    AudioVAE(GRID, latent_dim=4, bands=16, channels=32, blocks=1).save(
+        folder / "audio_vae", preparation=PREPARATION
+    )
     inner = model_fingerprint(folder / "audio_vae")
     LatentVAE(GRID, audio_latent_dim=4, length=4, latent_dim=3, channels=16, blocks=1).save(
         folder, audio_vae=inner

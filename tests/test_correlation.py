@@ -127,7 +127,7 @@ def test_probe_of_what_is_linear_of_noise_and_of_a_constant():
 
 
 def test_probe_does_not_learn_loops_by_heart():
-    """Features that tell loops apart, and a target that is random by loop: nothing to generalise."""
+    """Features that tell loops apart, a target that is random by loop: nothing to generalise."""
     draw = np.random.default_rng(8)
     groups = np.repeat(np.arange(30), 20)
     features = np.eye(30)[groups]
@@ -179,9 +179,8 @@ def test_the_folder_finds_the_dimension_that_was_made_to_follow(tmp_path):
     assert table.loc[(2, "low_db"), "q"] < 0.001
     assert table.loc[(2, "low_db"), "spearman"] == pytest.approx(metrics["spearman_low_db"], 1e-5)
     items = json.loads((tmp_path / "a" / "items.json").read_text())
-    assert {i["file"] for i in items} | {"items.json", "metrics.json"} == set(
-        contents(tmp_path / "a")
-    )
+    files = {item["file"] for item in items} | {"items.json", "metrics.json"}
+    assert files == set(contents(tmp_path / "a"))
     assert set(pd.read_csv(tmp_path / "a" / "probes.csv")["kind"]) == {"descriptor", "factor"}
 
 

@@ -23,6 +23,7 @@ from techloop.descriptors import (
     pulse_clarity,
 )
 from techloop.grid import Grid
+from techloop.sources.synth import SynthSource
 
 GRID = Grid()
 RATE, HOP = GRID.sample_rate_hz, GRID.hop
@@ -199,7 +200,7 @@ def test_onsets_and_kicks_are_found_where_they_were_put(positions):
     audio = kick_pattern(positions)
     starts = onsets(onset_strength(audio, RATE, HOP), GRID)
     expected = [p * GRID.frames / GRID.beats for p in positions]
-    for found in (starts, kicks(audio, starts, GRID)):
+    for found in (starts, kicks(audio, GRID)):
         at = found[0].nonzero()[:, 0].numpy()
         at = np.where(at > GRID.frames - 5, at - GRID.frames, at)  # a window early, past the wrap
         assert np.sort(at) == pytest.approx(expected, abs=GRID.frames / GRID.steps / 4)
@@ -218,6 +219,17 @@ def test_kick_on_beat_across_the_wrap():
     hits[0, -3] = True
     assert kick_on_beat(hits, GRID).item() == 0.25
     assert kick_on_beat(hits.roll(-2, -1), GRID).item() == 0.0
+
+
+def test_kicks_of_rendered_loops_are_where_the_score_has_them():
+    """Four on the floor, two on the beat, one: the share of beats for each pattern of `synth`."""
+    source = SynthSource(GRID, 60, seed=0)
+    items = source.items()
+    audio = torch.from_numpy(np.concatenate([source.read(item)[0] for item in items]))
+    found = loop_descriptors(audio, GRID)["kick_on_beat"].numpy()
+    pattern = np.array([round(item.factors["kick_pattern"]) for item in items])
+    expected = np.array([1, 1, 0.5, 0.25, 0.25])[pattern]
+    assert np.abs(found - expected).mean() < 0.05
 
 
 def test_a_hat_is_no_kick():

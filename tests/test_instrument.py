@@ -51,6 +51,8 @@ def test_reconstruct_is_render_of_embed(instrument: Instrument, loops_folder: Pa
     points = instrument.embed(audio)
     assert points.shape == (2, *instrument.point_shape)
     np.testing.assert_array_equal(instrument.reconstruct(audio), instrument.render(points))
+    other_noise = instrument.reconstruct(audio, seed=1)
+    assert not np.array_equal(other_noise, instrument.reconstruct(audio, seed=0))
 
 
 def test_a_morph_goes_from_one_to_the_other(instrument: Instrument, loops_folder: Path) -> None:

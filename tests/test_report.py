@@ -87,7 +87,7 @@ def make_finished(top: Path) -> None:
             "licences": {"CC0-1.0": 1200, "": 744},
             "rejected": {"silent": 2, "unreadable": 1},
             "items": 320,
-            "loudness_lufs": -16.0,
+            "preparation": {"loudness_lufs": -16.0},
             "seed": 7,
             "fingerprint": "0123456789abcdef",
         },

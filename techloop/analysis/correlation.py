@@ -158,7 +158,7 @@ def ranked(values: Float[np.ndarray, "n c t"]) -> Float[np.ndarray, "n c t"]:
 
 def loop_correlation(
     x: Float[np.ndarray, "n d t"],
-    y: Float[np.ndarray, "n k t"],
+    y: Float[np.ndarray, "m k s"],
     *,
     bootstrap: int,
     rng: np.random.Generator,

@@ -263,7 +263,7 @@ def mean_pairwise_distance(x: Float[np.ndarray, "n d"]) -> float:
 
 
 def nearest_distance(
-    x: Float[np.ndarray, "n steps mels"], among: Float[np.ndarray, "m steps mels"]
+    x: Float[np.ndarray, "n steps mels"], among: Float[np.ndarray, "m _ _"]
 ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
     """How near each pattern is to the nearest of others, in the best rotation by sixteenths.
 
@@ -401,8 +401,8 @@ def _items(shown: int, n: int, held: int) -> list[dict[str, object]]:
             "nearest.png",
             "Did it copy?",
             f"Distance of {n} generated and {n} real test loops to the nearest of {held} training "
-            "loops, over that to the average one (mel levels by sixteenth, in the best rotation). A "
-            "copy is at 0.",
+            "loops, over that to the average one (mel levels by sixteenth, in the best rotation). "
+            "A copy is at 0.",
         ),
         (
             "plane.png",

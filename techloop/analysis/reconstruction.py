@@ -140,7 +140,7 @@ def evaluate_reconstruction(
 
 
 def reconstruction_metrics(
-    x: Float[Tensor, "n samples"], y: Float[Tensor, "n samples"], grid: Grid
+    x: Float[Tensor, "n samples"], y: Float[Tensor, "m others"], grid: Grid
 ) -> dict[str, float]:
     """How far loops `y` are from the originals `x`: see `summary`.
 

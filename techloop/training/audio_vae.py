@@ -89,7 +89,13 @@ def train_audio_vae(
     )
     metrics = final_metrics(history, model)
     with whole_folder(folder) as new:
-        model.save(new, data=loops.card["fingerprint"], cell=cell.model_dump(), seed=seed)
+        model.save(
+            new,
+            data=loops.card["fingerprint"],
+            preparation=loops.card["preparation"],
+            cell=cell.model_dump(),
+            seed=seed,
+        )
         write_history(history, new / "history.csv")
         write_json(new / "metrics.json", metrics)
     forget(identity, checkpoints)

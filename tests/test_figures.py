@@ -1,0 +1,77 @@
+"""Figures: written, the same bytes twice, different for different data, and nothing left open."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from techloop import figures
+
+RNG = np.random.default_rng(0)
+LEVELS = RNG.uniform(-80, -10, (3, 64, 240))
+VALUES = RNG.uniform(-1, 1, (4, 3))
+CURVES = RNG.uniform(size=(2, 9, 2))
+POINTS = RNG.standard_normal((30, 2))
+MEL = (30.0, 8000.0)
+
+DRAWINGS = {
+    "spectrograms": lambda path, x: figures.spectrogram_grid(
+        path,
+        LEVELS + x * np.linspace(0, 9, 240),
+        ["one", "two", "three"],
+        columns=2,
+        span=(4, "beat"),
+        mel_range_hz=MEL,
+    ),
+    "heatmap": lambda path, x: figures.correlation_heatmap(
+        path, VALUES + x, np.abs(VALUES) > 0.2, list("abcd"), list("efg"), "Spearman"
+    ),
+    "probes": lambda path, x: figures.probe_bars(
+        path, {"one": {"a": 0.4 + x, "b": np.nan}, "two": {"c": -0.1, "d": 0.2, "e": 0.9}}
+    ),
+    "paths": lambda path, x: figures.descriptor_paths(
+        path, {"top": CURVES + x * CURVES**2, "cross-fade": CURVES}, ["LUFS", "Hz"], ["1", "2"]
+    ),
+    "walks": lambda path, x: figures.descriptor_walks(path, CURVES + x * CURVES**2, ["a", "b"]),
+    "histogram": lambda path, x: figures.distance_histogram(
+        path, {"generated": POINTS[:, 0] ** 2 + x, "real": POINTS[:, 1] ** 2}, "distance"
+    ),
+    "scatter": lambda path, x: figures.scatter(
+        path, {"train": POINTS, "generated": POINTS * (0.5 + x)}, ("first", "second")
+    ),
+    "bands": lambda path, x: figures.band_errors(
+        path, {"VAE": LEVELS[0, :, 0] + x, "noise": LEVELS[1, :, 0]}, MEL
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_figure_is_its_data(tmp_path, name):
+    draw = DRAWINGS[name]
+    for file, x in (("a", 0.0), ("b", 0.0), ("c", 0.3)):
+        draw(tmp_path / f"{file}.png", x)
+    a, b, c = ((tmp_path / f"{file}.png").read_bytes() for file in "abc")
+    assert a == b
+    assert a != c
+    assert plt.get_fignums() == []
+    pixels = plt.imread(tmp_path / "a.png")
+    assert min(pixels.shape[:2]) > 200
+    assert pixels[..., :3].std() > 0.02  # something is drawn
+    assert b"Software" not in a
+    assert b"tIME" not in a
+
+
+def test_the_scale_is_shared_and_its_range_is_70_db(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(plt.Figure, "savefig", lambda figure, *_, **__: seen.append(figure))
+    DRAWINGS["spectrograms"](tmp_path / "a.png", 0.0)
+    limits = {image.get_clim() for ax in seen[0].axes for image in ax.images}
+    assert limits == {(LEVELS.max() - 70, LEVELS.max())}
+
+
+def test_panels_without_titles_are_refused_and_leave_nothing(tmp_path):
+    with pytest.raises(ValueError, match="3 spectrograms with 1 titles"):
+        figures.spectrogram_grid(
+            tmp_path / "a.png", LEVELS, ["one"], columns=2, span=(4, "beat"), mel_range_hz=MEL
+        )
+    assert not (tmp_path / "a.png").exists()
+    assert plt.get_fignums() == []

@@ -1,0 +1,205 @@
+"""Generation: closed forms, definitions spelled out as oracles, degradations that must show."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from techloop.analysis.generation import (
+    PrincipalComponents,
+    chance_on_grid_share,
+    density_coverage,
+    evaluate_generation,
+    features,
+    frechet_distance,
+    mean_pairwise_distance,
+    nearest_distance,
+    on_grid_share,
+    seam_ratio,
+    standardised,
+)
+from techloop.datasets import LoopDataset
+from techloop.grid import Grid
+from techloop.instrument import Instrument
+from tests.made_loops import GRID, contents, kicks, write_loops
+
+
+@pytest.fixture
+def draw():
+    return np.random.default_rng(0)
+
+
+def test_frechet_of_a_sample_and_itself_is_zero(draw):
+    x = draw.standard_normal((50, 4))
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(np.zeros((9, 2)), np.zeros((9, 2))) == 0
+
+
+def test_frechet_is_the_textbooks_formula(draw):
+    x = draw.standard_normal((80, 3)) @ draw.standard_normal((3, 3)) + 1
+    y = draw.standard_normal((70, 3)) @ draw.standard_normal((3, 3))
+    cx, cy = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    root = scipy.linalg.sqrtm(cx @ cy).real
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(cx + cy - 2 * root)
+    assert frechet_distance(x, y) == pytest.approx(expected)
+    assert frechet_distance(x, y) == pytest.approx(frechet_distance(y, x))
+
+
+def test_frechet_of_a_shift_and_of_a_scale_in_closed_form(draw):
+    x = draw.standard_normal((60, 2))
+    assert frechet_distance(x, x + np.array([3, 4])) == pytest.approx(25)
+    assert frechet_distance(x, 3 * (x - x.mean(0)) + x.mean(0)) == pytest.approx(
+        4 * np.trace(np.cov(x, rowvar=False))
+    )
+
+
+def test_frechet_of_too_few_is_refused(draw):
+    with pytest.raises(ValueError, match="singular"):
+        frechet_distance(draw.standard_normal((4, 4)), draw.standard_normal((50, 4)))
+
+
+def test_density_and_coverage_are_naeems_sums(draw):
+    real, fake, k = draw.standard_normal((30, 3)), draw.standard_normal((20, 3)) * 1.3, 4
+    radius = [np.sort(np.linalg.norm(real - r, axis=1))[k] for r in real]
+    inside = np.array(
+        [[np.linalg.norm(r - f) <= q for f in fake] for r, q in zip(real, radius, strict=True)]
+    )
+    expected = inside.sum() / (k * len(fake)), inside.any(1).mean()
+    assert density_coverage(real, fake, k) == pytest.approx(expected)
+
+
+def test_density_and_coverage_at_the_extremes(draw):
+    real = draw.standard_normal((200, 3))
+    density, coverage = density_coverage(real, real, 5)
+    assert coverage == 1
+    assert density == pytest.approx(1.2, abs=0.01)  # each is in its own ball and in 5 others
+    assert density_coverage(real, real + 100, 5) == (0, 0)
+    collapsed = np.repeat(real.mean(0)[None], 200, 0)
+    density, coverage = density_coverage(real, collapsed, 5)
+    assert coverage < 0.2
+    fresh = density_coverage(real, draw.standard_normal((200, 3)), 5)
+    assert fresh[0] == pytest.approx(1, abs=0.15)
+    assert fresh[1] == pytest.approx(1 - 2**-5, abs=0.06)
+    with pytest.raises(ValueError, match="neighbours"):
+        density_coverage(real[:5], real, 5)
+
+
+def test_variety_by_hand(draw):
+    assert mean_pairwise_distance(np.array([[0.0], [1.0], [3.0]])) == pytest.approx(2)
+    assert mean_pairwise_distance(np.ones((5, 2))) == 0
+    with pytest.raises(ValueError, match="two loops"):
+        mean_pairwise_distance(np.zeros((1, 2)))
+
+
+def test_a_rotated_copy_is_a_copy_and_a_blur_is_none(draw):
+    among = draw.normal(-40, 10, (30, 16, 8)).astype(np.float32)
+    x = np.stack([np.roll(among[3], 5, 0), among[7], among.mean(0)])
+    x = np.concatenate([x, draw.normal(-40, 10, (1, 16, 8)).astype(np.float32)])
+    distance_db, ratio = nearest_distance(x, among)
+    assert distance_db[:2] == pytest.approx([0, 0], abs=0.05)
+    assert ratio[:2] == pytest.approx([0, 0], abs=0.01)
+    # The blur is nearer to all than a new loop is, but to none in particular.
+    assert distance_db[2] < distance_db[3]
+    assert ratio[2] > 0.8
+    turned = [np.sqrt(((np.roll(x[3], s, 0) - among) ** 2).mean((1, 2))) for s in range(16)]
+    assert distance_db[3] == pytest.approx(np.min(turned), rel=1e-3)
+
+
+def test_more_noise_on_a_copy_is_never_nearer(draw):
+    among, noise = draw.normal(-40, 10, (2, 20, 16, 8)).astype(np.float32)
+    noise += 40
+    values = [nearest_distance(among[:1] + g * noise[:1], among)[0].item() for g in (0, 0.1, 0.3)]
+    assert values == sorted(values)
+    with pytest.raises(ValueError, match="patterns"):
+        nearest_distance(among, among[:, :8])
+
+
+def test_on_grid_share():
+    found = np.zeros((1, GRID.frames), bool)
+    assert np.isnan(on_grid_share(found, GRID))
+    found[0, [0, 15, 33, 240 - 3]] = True  # 33 is 3 after 30
+    assert on_grid_share(found, GRID) == 1
+    found[0, [8, 22, 37, 52]] = True  # half-way
+    assert on_grid_share(found, GRID) == 0.5
+    assert on_grid_share(np.ones((2, GRID.frames), bool), GRID) == chance_on_grid_share(GRID)
+    assert chance_on_grid_share(GRID) == pytest.approx(7 / 15)
+
+
+def test_seam_ratio():
+    flux = np.zeros((4, GRID.frames), np.float32)
+    flux[:, ::60] = 2
+    flux[1, -2] = 10  # a click just before the wrap
+    flux[2] = 0
+    flux[3, 60:] = 0
+    np.testing.assert_array_equal(seam_ratio(flux, GRID), [1, 5, np.nan, np.inf])
+    with pytest.raises(ValueError, match="one beat"):
+        seam_ratio(flux, Grid(beats_per_bar=1))
+
+
+def test_principal_components_keep_distances_and_order(draw):
+    x = draw.standard_normal((40, 5)) * [5, 1, 9, 0.1, 2]
+    points = PrincipalComponents(x, 5)(x)
+    assert mean_pairwise_distance(points) == pytest.approx(mean_pairwise_distance(x))
+    deviation = points.std(0)
+    assert list(deviation) == sorted(deviation, reverse=True)
+    with pytest.raises(ValueError, match="principal components"):
+        PrincipalComponents(x, 6)
+
+
+def test_standardised_by_the_reference(draw):
+    x = np.stack([draw.normal(5, 3, 50), np.full(50, 7.0)], 1)
+    reference, other = standardised(x, x + 3)
+    np.testing.assert_allclose(reference.std(0), [1, 0], atol=1e-9)
+    np.testing.assert_allclose(other - reference, [[3 / x[:, 0].std(), 3]] * 50)
+
+
+def test_features_of_four_kicks():
+    found = features(kicks(3), GRID)
+    assert found["patterns"].shape == (3, 16, 64)
+    assert found["statistics"].shape == (3, 128)
+    assert found["descriptors"][:, -1].tolist() == [1, 1, 1]
+    assert on_grid_share(found["onsets"] > 0, GRID) > 0.9
+    low = found["patterns"][:, :, :4].mean(2)
+    assert (low[:, ::4] > low[:, 3::4]).all()
+
+
+@pytest.fixture(scope="module")
+def instrument(latent_vae_folder):
+    return Instrument.load(latent_vae_folder)
+
+
+def test_the_folder_is_whole_and_real_loops_win(tmp_path, instrument):
+    splits = ["train"] * 40 + ["test"] * 24
+    folder = write_loops(tmp_path / "loops", kicks(64), splits)
+    train, test = LoopDataset(folder, "train"), LoopDataset(folder, "test")
+    for name in ("a", "b"):
+        metrics = evaluate_generation(
+            instrument, train, test, tmp_path / name, loops_used=24, examples=4, seed=0
+        )
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert metrics["loops"] == 24
+    for name in ("frechet_log_mel", "frechet_descriptors"):
+        assert metrics[f"real_{name}"] < metrics[name]
+    assert metrics["real_coverage"] > 0.7 > metrics["coverage"]
+    assert metrics["real_kick_on_beat"] == 1
+    assert metrics["real_seam_ratio"] == pytest.approx(1, abs=0.2)
+    assert metrics["real_silent_share"] == 0
+    names = {m.removeprefix("real_") for m in metrics if m.startswith("real_")}
+    assert names <= set(metrics)
+    items = json.loads((tmp_path / "a" / "items.json").read_text())
+    files = {item["file"] for item in items} | {"items.json", "metrics.json"}
+    assert files == set(contents(tmp_path / "a"))
+    assert [i["file"] for i in items if i["kind"] == "audio"] == [
+        f"generated-{i}.wav" for i in (1, 2, 3, 4)
+    ]
+
+
+def test_too_few_loops_are_refused(tmp_path, instrument):
+    folder = write_loops(tmp_path / "loops", kicks(12), ["train", "test"] * 6)
+    train, test = LoopDataset(folder, "train"), LoopDataset(folder, "test")
+    with pytest.raises(ValueError, match="Prepare more audio"):
+        evaluate_generation(
+            instrument, train, test, tmp_path / "a", loops_used=24, examples=4, seed=0
+        )
+    assert not (tmp_path / "a").exists()
