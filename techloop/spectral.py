@@ -69,8 +69,8 @@ def log_mel(
     floor_db: float = -100.0,
 ) -> Float[Tensor, "b mels frames"]:
     """Mel power in dB relative to a full-scale sine, floored at `floor_db`."""
-    amplitude = circular_stft(x, window, hop).abs() / (window / 4)
+    spectrum = torch.view_as_real(circular_stft(x, window, hop))
     filters = mel_filterbank(sample_rate_hz, window, mels).to(x.device)
     weights = filters / filters.sum(-1, keepdim=True)
-    power = weights @ amplitude.square()
+    power = weights @ spectrum.square().sum(-1) / (window / 4) ** 2
     return 10 * torch.log10(power.clamp_min(10 ** (floor_db / 10)))

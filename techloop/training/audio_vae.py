@@ -69,13 +69,13 @@ def train_audio_vae(
         assert isinstance(vae, AudioVAE)
         return {**posterior_metrics(vae, held_out), **reconstruction_metrics(vae, held_out)}
 
-    identity = {
-        "stage": "train_audio_vae",
+    notes = {
         "data": loops.card["fingerprint"],
-        "params": params.model_dump(exclude={"cells"}),
+        "preparation": loops.card["preparation"],
         "cell": cell.model_dump(),
         "seed": seed,
     }
+    identity = {"stage": "train_audio_vae", "params": params.model_dump(exclude={"cells"}), **notes}
     history = fit(
         model,
         step,
@@ -89,13 +89,7 @@ def train_audio_vae(
     )
     metrics = final_metrics(history, model)
     with whole_folder(folder) as new:
-        model.save(
-            new,
-            data=loops.card["fingerprint"],
-            preparation=loops.card["preparation"],
-            cell=cell.model_dump(),
-            seed=seed,
-        )
+        model.save(new, **notes)
         write_history(history, new / "history.csv")
         write_json(new / "metrics.json", metrics)
     forget(identity, checkpoints)

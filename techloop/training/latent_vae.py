@@ -72,12 +72,16 @@ def train_latent_vae(
         assert isinstance(vae, LatentVAE)
         return latent_vae_metrics(vae, cell.objective, held_out.mu, held_out.sigma, seed)
 
-    identity = {
-        "stage": "train_latent_vae",
+    notes = {
         "data": latents.card["fingerprint"],
-        "params": params.model_dump(exclude={"cells"}),
+        "audio_vae": latents.card["model"],
         "cell": cell.model_dump(),
         "seed": seed,
+    }
+    identity = {
+        "stage": "train_latent_vae",
+        "params": params.model_dump(exclude={"cells"}),
+        **notes,
     }
     history = fit(
         model,
@@ -92,13 +96,7 @@ def train_latent_vae(
     )
     metrics = final_metrics(history, model)
     with whole_folder(folder) as new:
-        model.save(
-            new,
-            data=latents.card["fingerprint"],
-            audio_vae=latents.card["model"],
-            cell=cell.model_dump(),
-            seed=seed,
-        )
+        model.save(new, **notes)
         write_history(history, new / "history.csv")
         write_json(new / "metrics.json", metrics)
         shutil.copytree(Path(latents_folder) / "audio_vae", new / "audio_vae")
