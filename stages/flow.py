@@ -49,7 +49,9 @@ def reproduce(stage: str) -> Any:
     from prefect.states import Completed, Failed
 
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    code = subprocess.run(command, check=False).returncode
+    # Stages are started as `python`: the one that runs this, even where it is not on the path.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    code = subprocess.run(command, check=False, env=os.environ | {"PATH": path}).returncode
     if code:
         return Failed(message=f"`dvc repro --single-item {stage}` ended with {code}")
     return Completed()

@@ -18,7 +18,7 @@ from techloop.figures import band_errors, spectrogram_grid
 from techloop.grid import Grid
 from techloop.losses import WINDOWS, linear_distance, log_distance
 from techloop.models.audio_vae import AudioVAE
-from techloop.spectral import circular_stft, log_mel
+from techloop.spectral import circular_stft, log_mel, whole_hop
 
 BRIEF_WINDOW = 2048  # of the spectral distance at one resolution
 FINE_WINDOW, FINE_SMOOTH, FINE_BINS = 2048, 31, slice(5, 500)
@@ -161,8 +161,8 @@ def summary(per_loop: dict[str, Float[Tensor, "n"]]) -> dict[str, float]:
       means over the five windows of `losses.WINDOWS`.
     * `log_mel_l1_db`: mean absolute difference of mel levels above -80 dB re full scale, in dB.
     * `fine_structure`: are harmonics reproduced (1) or only envelopes (0)? The correlation, over
-      all loops, of log spectra (window 2,048, hop 512, eps 1e-3) after their running mean over 31
-      bins is taken out, over the bins 5 to 499. Nothing to correlate, as with silence: 0.
+      all loops, of log spectra (window 2,048, eps 1e-3) after their running mean over 31 bins is
+      taken out, over the bins 5 to 499. Nothing to correlate, as with silence: 0.
     * `error_<descriptor>`: mean absolute difference of a frame descriptor, in its unit, over the
       frames in which the original has -60 LUFS or more (the centroid of near silence means
       nothing). Loops without such a frame are left out; only such loops: nan.
@@ -222,7 +222,7 @@ def spectrum_noise(
 
 
 def _amplitude(x: Tensor, window: int) -> Tensor:
-    spectrum = circular_stft(x, window, window // 4)
+    spectrum = circular_stft(x, window, whole_hop(x.shape[1], window))
     return (spectrum.real.square() + spectrum.imag.square()).sqrt()
 
 
