@@ -21,5 +21,5 @@ def run_stage(main: Callable[..., None]) -> None:
         sys.exit(f"usage: python -m stages.{name} {expected}".rstrip())
     try:
         main(*arguments)
-    except ValueError as error:
+    except (ValueError, FloatingPointError) as error:
         sys.exit(f"{name}: {error}")

@@ -9,13 +9,10 @@ def main(cell: str) -> None:
     """Encode data/loops with data/audio_vae/<cell>."""
     from techloop.latents import extract_latents
 
-    params, vae, folder = (
-        load_params().extract_latents,
-        f"data/audio_vae/{cell}",
-        f"data/latents/{cell}",
-    )
-    with track(f"extract_latents@{cell}", params, ["data/loops", vae]) as run:
-        run.log(extract_latents(vae, "data/loops", folder, params))
+    params, vae, folder = load_params(), f"data/audio_vae/{cell}", f"data/latents/{cell}"
+    told, inputs = params.told("extract_latents"), ["data/loops", vae]
+    with track(f"extract_latents@{cell}", told, inputs) as run:
+        run.log(extract_latents(vae, "data/loops", folder, params.extract_latents))
         run.artifacts(f"{folder}/card.json")
 
 

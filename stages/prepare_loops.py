@@ -23,7 +23,7 @@ def main() -> None:
         source.items()  # complains of a missing or empty folder before a run is opened
     else:
         source, inputs = SynthSource(grid, section.synth.loops, params.seed), []
-    with track("prepare_loops", section, inputs) as run:
+    with track("prepare_loops", params.told("prepare_loops"), inputs) as run:
         card = prepare_loops(
             source,
             FOLDER,

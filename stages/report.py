@@ -3,16 +3,29 @@
 from pathlib import Path
 
 from stages import run_stage
+from techloop.params import load_params
 from techloop.tracking import track
 
 
 def main() -> None:
     """Collect reports/ and data/ into the page."""
-    from techloop.report import write_report
+    from techloop.report import STAGES, write_report
 
-    reports = Path("reports")
-    with track("report", {}) as run:
-        write_report(reports, Path("data"), reports)
+    params, reports = load_params(), Path("reports")
+    cells = {
+        "audio": list(params.train_audio_vae.cells),
+        "latent": list(params.train_latent_vae.cells),
+    }
+    read = [f"{folder}/{name}" for vae, folder in STAGES.values() if folder for name in cells[vae]]
+    inputs = [path for path in ("data/loops", *read) if Path(path).exists()]
+    with track("report", {"cells": cells}, inputs) as run:
+        write_report(
+            reports,
+            Path("data"),
+            reports,
+            audio_cells=cells["audio"],
+            latent_cells=cells["latent"],
+        )
         run.artifacts(reports / "index.html")
         run.artifacts(reports / "metrics.json")
 

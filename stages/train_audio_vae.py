@@ -12,7 +12,9 @@ def main(cell: str) -> None:
     params, folder = load_params(), f"data/audio_vae/{cell}"
     section = params.train_audio_vae
     chosen = section.cell(cell)
-    with track(f"train_audio_vae@{cell}", section.of(cell), ["data/loops"]) as run:
+    with track(
+        f"train_audio_vae@{cell}", params.told("train_audio_vae", cell), ["data/loops"]
+    ) as run:
         metrics = train_audio_vae(
             "data/loops", folder, params=section, cell=chosen, seed=params.seed, log=run.log
         )

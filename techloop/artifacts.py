@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,23 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    old = path.with_name(f".{path.name}-old")
+    for left in path.parent.glob(f".{path.name}-new-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    if old.exists() and not path.exists():
+        old.rename(path)
+    new = Path(tempfile.mkdtemp(prefix=f".{path.name}-new-", dir=path.parent))
     new.chmod(0o755)
     try:
         yield new
-        old = new.with_name(f"{new.name}-old")
+        shutil.rmtree(old, ignore_errors=True)
         if path.exists():
             path.rename(old)
-        new.rename(path)
+        try:
+            new.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
@@ -79,13 +88,13 @@ def read_json(path: str | Path) -> Any:
         ) from None
 
 
-def fingerprint(source: str | Path | Iterable[Path]) -> str:
+def fingerprint(source: str | Path | Mapping[str, Path]) -> str:
     """SHA-256 over the names and contents of a folder's files, or of these; 16 hex digits."""
     if isinstance(source, str | Path):
         folder = Path(source)
         files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     else:
-        files = {p.name: p for p in source}
+        files = dict(source)
     total = hashlib.sha256()
     for name in sorted(files):
         with files[name].open("rb") as stream:

@@ -33,7 +33,9 @@ def read_audio(path: str | Path) -> tuple[Float[np.ndarray, "channels samples"],
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
-        raise Unreadable(str(error).strip() or type(error).__name__) from None
+        # Without the folder, which differs between machines where the audio does not.
+        reason = str(error).replace(str(path), Path(path).name).strip()
+        raise Unreadable(reason or type(error).__name__) from None
     if not len(samples):
         raise Unreadable("it has no samples")
     if not np.isfinite(samples).all():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from techloop.instrument import Instrument
 
 MODELS = Path("data/latent_vae")
+PREFERRED = "kl-posterior-4"  # of the default cells, the one whose prior is nearest to real loops
 
 app = typer.Typer(
     help=__doc__,
@@ -29,7 +30,8 @@ Out = Annotated[Path, typer.Option(help="Folder for the WAVs; made where it is m
 Model = Annotated[
     Path | None,
     typer.Option(
-        help=f"Folder of a latent VAE. Default: the first in {MODELS}.", show_default=False
+        help=f"Folder of a latent VAE. Default: {PREFERRED} in {MODELS}, else the first there.",
+        show_default=False,
     ),
 ]
 Bars = Annotated[int, typer.Option(min=2, help="Loops in the piece.")]
@@ -131,8 +133,9 @@ def _instrument(model: Path | None) -> "tuple[Path, Instrument]":
                 f"there is no model in {MODELS.resolve()}. Run `dvc repro` in the repository to "
                 "train one, or give the folder of one with --model."
             )
-        model = found[0]
-        others = f" (others: {', '.join(p.name for p in found[1:])})" if found[1:] else ""
+        model = next((path for path in found if path.name == PREFERRED), found[0])
+        names = [path.name for path in found if path != model]
+        others = f" (others: {', '.join(names)})" if names else ""
         typer.echo(f"model: {model}{others}", err=True)
     return model, Instrument.load(model)
 

@@ -26,7 +26,10 @@ class _IndexedFolder(Dataset):
         self.folder = Path(folder)
         self.card = read_json(self.folder / "card.json")
         self.grid = Grid(**self.card["grid"])
-        index = pd.read_parquet(self.folder / "index.parquet")
+        try:
+            index = pd.read_parquet(self.folder / "index.parquet")
+        except (OSError, ValueError) as error:
+            raise _damaged(self.folder / "index.parquet", str(error)) from None
         if split is not None:
             if split not in SPLITS:
                 raise ValueError(f"split: {split!r} is none of {', '.join(SPLITS)}")

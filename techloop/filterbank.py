@@ -47,12 +47,16 @@ class FilterBank(nn.Module):
     def analyse(self, x: Float[Tensor, "b samples"]) -> Float[Tensor, "b bands steps"]:
         """Sub-bands of loops whose samples are a multiple of `bands`."""
         phases = x.unflatten(-1, (-1, self.bands)).transpose(1, 2)
-        return F.conv1d(wrap(phases, self.reach, self.reach), self.analysis_filters)
+        return self._filter(phases, self.analysis_filters)
 
     def synthesise(self, bands: Float[Tensor, "b bands steps"]) -> Float[Tensor, "b samples"]:
         """The loops that have these sub-bands."""
-        phases = F.conv1d(wrap(bands, self.reach, self.reach), self.synthesis_filters)
-        return phases.transpose(1, 2).flatten(1)
+        return self._filter(bands, self.synthesis_filters).transpose(1, 2).flatten(1)
+
+    def _filter(self, x: Tensor, filters: Tensor) -> Tensor:
+        # In full precision under autocast too: bfloat16 would put noise at -50 dB into the audio.
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv1d(wrap(x.float(), self.reach, self.reach), filters)
 
 
 def _polyphase(filters: np.ndarray, bands: int) -> Tensor:

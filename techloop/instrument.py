@@ -81,7 +81,8 @@ class Instrument:
         self, latents: Float[Tensor, "n c frames"], seed: int = 0
     ) -> Float[np.ndarray, "n samples"]:
         """Audio of VAE 1's latents, never beyond full scale; the seed draws its noise."""
-        draw, parts = torch.Generator().manual_seed(seed), []
+        # Not the stream that points are drawn from.
+        draw, parts = torch.Generator().manual_seed(2**40 + seed), []
         for z in latents.split(BATCH):
             noise = torch.randn(self.audio_vae.noise_shape(z), generator=draw)
             parts.append(self.audio_vae.decode(z.to(self.device), noise.to(self.device)).cpu())
@@ -135,13 +136,23 @@ class Instrument:
         bars: int,
         seed: int = 0,
     ) -> Float[np.ndarray, "total"]:
-        """From loop `a` to loop `b` in `bars` loops, straight through the top space."""
+        """From loop `a` to loop `b` in `bars` bars, straight through the top space."""
         ends = self.embed(np.stack([a, b]))
-        return self.render_sequence(interpolate(ends[0], ends[1], bars), seed)
+        return self.render_sequence(interpolate(ends[0], ends[1], self._loops(bars)), seed)
 
     def walk(self, bars: int, seed: int) -> Float[np.ndarray, "total"]:
-        """A closed, smooth random walk of `bars` loops that ends where it began."""
-        return self.render_sequence(closed_walk(bars, self.point_shape, seed), seed)
+        """A closed, smooth random walk of `bars` bars that ends where it began."""
+        points = closed_walk(self._loops(bars), self.point_shape, seed)
+        return self.render_sequence(points, seed)
+
+    def _loops(self, bars: int) -> int:
+        """How many loops make so many bars."""
+        loops, rest = divmod(bars, self.grid.bars)
+        if rest:
+            raise ValueError(
+                f"{bars} bars are no whole number of loops, which have {self.grid.bars} bars each"
+            )
+        return loops
 
 
 def interpolate(

@@ -1,5 +1,6 @@
 """Latents of every loop, cached for whatever trains on them next."""
 
+import json
 import math
 import shutil
 import warnings
@@ -49,7 +50,7 @@ def extract_latents(
     header = {
         "format": str(FORMAT),
         "model": model,
-        "grid": str(asdict(loops.grid)),
+        "grid": json.dumps(asdict(loops.grid)),
         "dtype": "float32",
     }
     with whole_folder(folder) as new:

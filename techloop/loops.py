@@ -225,6 +225,9 @@ def prepare_item(
         loops, rows, rejected = _accept(source, item, recipe)
     except Rejected as whole:
         return [], [], [{"name": name, "bar": "", **whole.row}]
+    except Exception as error:  # one recording in ten thousand must not cost the others
+        row = Rejected("failed", _text(f"{type(error).__name__}: {error}")).row
+        return [], [], [{"name": name, "bar": "", **row}]
     if not loops:
         first = rejected[0]
         detail = f"{first['detail']} (so is each of its {len(rejected)} loops)"
@@ -285,15 +288,18 @@ def _tempo(x: Float[np.ndarray, "samples"], rate: int, item: Item, recipe: Recip
     shortest_s = recipe.grid.beats * 60 / recipe.max_bpm
     if item.bpm is None and len(x) / rate < 0.99 * shortest_s:
         raise _too_short(len(x) / rate / 60 * recipe.max_bpm, recipe.grid)
-    return find_tempo(
-        x,
-        rate,
-        name=item.name,
-        annotated_bpm=item.bpm,
-        min_bpm=recipe.min_bpm,
-        max_bpm=recipe.max_bpm,
-        beats_per_bar=recipe.grid.beats_per_bar,
-    )
+    try:
+        return find_tempo(
+            x,
+            rate,
+            name=item.name,
+            annotated_bpm=item.bpm,
+            min_bpm=recipe.min_bpm,
+            max_bpm=recipe.max_bpm,
+            beats_per_bar=recipe.grid.beats_per_bar,
+        )
+    except ValueError as error:
+        raise Rejected("no_tempo", str(error)) from error
 
 
 def _too_short(beats: float, grid: Grid) -> Rejected:
@@ -376,7 +382,7 @@ def _write_shards(
     parts: Path, folder: Path, rows: Sequence[Row], grid: Grid, shard_mb: int
 ) -> list[dict[str, Any]]:
     """The parts one after the other in shards; tells each row where it lies."""
-    capacity = max(shard_mb * 1_000_000 // (2 * grid.samples), 1)
+    capacity = max(shard_mb * 2**20 // (2 * grid.samples), 1)
     loops = itertools.chain.from_iterable(
         np.load(part, mmap_mode="r") for part in sorted(parts.iterdir())
     )

@@ -83,7 +83,7 @@ class Training(Section):
     """How a model is trained; counted in loops seen, so that batch size keeps its meaning."""
 
     loops: Count
-    batch_size: Count
+    batch_size: Count  # or all loops, where they are fewer
     learning_rate: Positive
     validate_every_loops: Count
     checkpoint_every_loops: Count
@@ -191,6 +191,12 @@ class Params(Section):
     evaluate_smoothness: EvaluateSmoothness
     evaluate_generation: EvaluateGeneration
 
+    def told(self, section: str, cell: str | None = None) -> dict[str, Any]:
+        """What a stage's run is logged with: seed, grid, and its section, or a cell's share."""
+        own = getattr(self, section)
+        mine = own.of(cell) if isinstance(own, CellsSection) and cell else own.model_dump()
+        return {"seed": self.seed, "grid": self.grid.model_dump(), **mine}
+
     def beat_grid(self) -> Grid:
         """The grid that loops are prepared on.
 
@@ -215,12 +221,29 @@ def load_params(path: str | Path = "params.yaml") -> Params:
             f"{path} is not there; run from the top of the repository, where it lies"
         ) from None
     except YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML: {error}") from None
+        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
         raise ValueError(f"{path}: {'; '.join(map(_complaint, error.errors()))}.") from None
-    params.beat_grid()
+    grid, audio = params.beat_grid(), params.train_audio_vae
+    # What would only be noticed once the stages before have run for long:
+    if grid.hop % audio.model.bands or (grid.hop // audio.model.bands).bit_count() != 1:
+        raise ValueError(
+            f"{path}: `train_audio_vae.model.bands` is {audio.model.bands}; the hop of {grid.hop} "
+            "samples must be a power of two times it, such as hop / 8"
+        )
+    for name, cell in params.train_latent_vae.cells.items():
+        where = f"{path}: `train_latent_vae.cells.{name}"
+        if cell.regulariser not in audio.cells:
+            raise ValueError(
+                f"{where}.regulariser` is {cell.regulariser!r}, none of {', '.join(audio.cells)}, "
+                "the cells of train_audio_vae"
+            )
+        try:
+            grid.check_length(cell.length)
+        except ValueError as error:
+            raise ValueError(f"{where}`: {error}") from None
     return params
 
 

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,15 @@ from techloop.artifacts import read_json, write_json, write_whole
 from techloop.audio import read_audio
 
 LARGEST_BYTES = 14_500_000  # of the page; what would go beyond it is linked instead
-STAGES = (
-    "prepare_loops",
-    "train_audio_vae",
-    "extract_latents",
-    "train_latent_vae",
-    "evaluate_reconstruction",
-    "evaluate_descriptors",
-    "evaluate_smoothness",
-    "evaluate_generation",
-)
+STAGES = {  # that have cells, in their order: of which VAE, and the folder of what is shown
+    "train_audio_vae": ("audio", "data/audio_vae"),
+    "extract_latents": ("audio", None),
+    "train_latent_vae": ("latent", "data/latent_vae"),
+    "evaluate_reconstruction": ("audio", "reports/reconstruction"),
+    "evaluate_descriptors": ("audio", "reports/descriptors"),
+    "evaluate_smoothness": ("latent", "reports/smoothness"),
+    "evaluate_generation": ("latent", "reports/generation"),
+}
 # What a metric is measured against, by what its name begins with.
 BASELINES = {
     "silence_": "silence",
@@ -52,11 +51,12 @@ UNITS = {
     "nats_per_loop": "nats/loop",
     "nats": "nats",
 }
-BETTER = {  # the first that is found in a metric's name
-    "↓": r"distance|error|loss|log_mel|multi_|distortion|bound|mmd|frechet|jump|jerk|length_ratio"
-    r"|seam|silent|copied",
-    "↑": r"r2|strongest_spearman|explained|fine_structure|active|^density|coverage|monoton|on_grid"
-    r"|on_beat|significant",
+# The first that is found in a metric's name. Not there: what cells of different objectives or
+# regularisers cannot be compared by (losses, bounds, distortion, explained variance), what a
+# collapse raises (density), and what is best at the value of real loops (the seam's ratio, kicks).
+BETTER = {
+    "↓": r"distance|error|log_mel|multi_|mmd|frechet|jump|jerk|length_ratio|silent|copied",
+    "↑": r"r2|strongest_spearman|fine_structure|active|coverage|monoton|on_grid",
 }
 CHART = (260, 120)  # width and height of a curve, in its own units
 COLUMNS = 120  # of a drawn waveform
@@ -74,16 +74,26 @@ class Cell:
     history: list[dict[str, str]] = field(default_factory=list)
 
 
-def write_report(reports: Path, data: Path, out: Path) -> dict[str, Any]:
+def write_report(
+    reports: Path,
+    data: Path,
+    out: Path,
+    *,
+    audio_cells: Sequence[str],
+    latent_cells: Sequence[str],
+) -> dict[str, Any]:
     """Write `index.html`, self-contained, and `metrics.json` to `out`.
 
-    A stage that has not run is named on the page, and the rest is built. The same inputs give the
-    same bytes. Sounds and pictures that would make the page larger than 15 MB are linked to.
+    A stage, or a cell of it, that has not run is named on the page, and the rest is built; what
+    other cells have left is not read. The same inputs give the same bytes. Sounds and pictures
+    that would make the page larger than 15 MB are linked to.
 
     Args:
         reports: holds `runs/` and a folder a stage of evaluation, with one a cell.
         data: holds `loops/`, `audio_vae/` and `latent_vae/`.
         out: folder of the page.
+        audio_cells: names of the cells of VAE 1, in the order of the columns.
+        latent_cells: of VAE 2.
 
     Returns:
         What `metrics.json` holds: stage, then cell, then metric.
@@ -92,14 +102,13 @@ def write_report(reports: Path, data: Path, out: Path) -> dict[str, Any]:
         ValueError: a file is damaged, or one that `items.json` lists is not there.
     """
     loops = read_json(data / "loops" / "card.json") if (data / "loops").is_dir() else None
-    stages = {
-        "train_audio_vae": _cells(data / "audio_vae"),
-        "train_latent_vae": _cells(data / "latent_vae"),
-        **{
-            f"evaluate_{name}": _cells(reports / name)
-            for name in ("reconstruction", "descriptors", "smoothness", "generation")
-        },
-    }
+    names, tops = {"audio": audio_cells, "latent": latent_cells}, {"data": data, "reports": reports}
+    stages, absent = {}, {}
+    for stage, (vae, place) in STAGES.items():
+        if place:
+            top, folder = place.split("/")
+            stages[stage] = _cells(tops[top] / folder, names[vae])
+            absent[stage] = _absent(stage, names[vae], stages[stage])
     _embed([cell for cells in stages.values() for cell in cells], out)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("techloop"),
@@ -118,13 +127,15 @@ def write_report(reports: Path, data: Path, out: Path) -> dict[str, Any]:
         "flat": flat,
         "by_kind": by_kind,
     }
-    runs = _runs(reports / "runs")
+    known = [f"{stage}@{name}" for stage, (vae, _) in STAGES.items() for name in names[vae]]
+    runs = _runs(reports / "runs", ["prepare_loops", *known])
     page = environment.get_template("report.html.j2").render(
         runs=runs,
         commit=", ".join(sorted({run["commit"][:8] for run in runs})),
         loops=loops,
         rejected=_rejected(data / "loops" / "rejected.csv"),
         stages=stages,
+        absent=absent,
         tables={name: _table(cells) for name, cells in stages.items()},
         charts={name: _charts(cells) for name, cells in stages.items()},
         dimensions={name: _dimensions(cells) for name, cells in stages.items()},
@@ -154,7 +165,9 @@ def number(value: float | int | None) -> str:
 
 
 def shorten(text: str) -> str:
-    """A field of a CSV file, shorter where it is a number with many digits."""
+    """A field of a CSV file, shorter where it is a number with many digits; empty: a dash."""
+    if not text:
+        return "–"
     try:
         return number(float(text))
     except ValueError:
@@ -199,10 +212,10 @@ def better(metric: str) -> str:
     return next((arrow for arrow, names in BETTER.items() if re.search(names, metric)), "")
 
 
-def _cells(folder: Path) -> list[Cell]:
-    """The finished cells of a stage, by name."""
+def _cells(folder: Path, names: Sequence[str]) -> list[Cell]:
+    """Those of these cells of a stage that are finished."""
     cells = []
-    for path in sorted(p for p in folder.glob("[!.]*") if (p / "metrics.json").is_file()):
+    for path in (folder / name for name in names if (folder / name / "metrics.json").is_file()):
         items = read_json(path / "items.json") if (path / "items.json").is_file() else []
         history = _rows(path / "history.csv") if (path / "history.csv").is_file() else []
         for item in items:
@@ -217,18 +230,22 @@ def _cells(folder: Path) -> list[Cell]:
     return cells
 
 
+def _absent(stage: str, names: Sequence[str], cells: list[Cell]) -> list[str]:
+    """What has not run: the cells that are not there, or the stage where none of them is."""
+    found = [cell.name for cell in cells]
+    return [f"{stage}@{name}" for name in names if name not in found] if found else [stage]
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     """A CSV file as a list of its rows."""
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
 
-def _runs(folder: Path) -> list[dict[str, Any]]:
-    """The MLflow runs behind the outputs, in the order of the pipeline; not the report's own."""
-    runs = [read_json(path) for path in sorted(folder.glob("*.json"))]
-    runs = [run for run in runs if run["stage"] != "report"]
-    known = {stage: i for i, stage in enumerate(STAGES)}
-    return sorted(runs, key=lambda run: known.get(run["stage"].partition("@")[0], len(STAGES)))
+def _runs(folder: Path, stages: list[str]) -> list[dict[str, Any]]:
+    """The MLflow runs behind the outputs of these stages, in their order."""
+    paths = [folder / f"{stage}.json" for stage in stages]
+    return [read_json(path) for path in paths if path.is_file()]
 
 
 def _rejected(path: Path) -> list[dict[str, Any]]:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def wrap(x: Float[Tensor, "... t"], before: int, after: int) -> Float[Tensor, "... u"]:
-    """`x` continued past both ends as the circle it is, however far."""
+    """`x` continued past both ends as the circle it is, however far; less than nothing cuts off."""
     t = x.shape[-1]
-    if max(before, after) <= t:
+    if min(before, after) >= 0 and max(before, after) <= t:
         return torch.cat([x[..., t - before :], x, x[..., :after]], -1)
     return x[..., torch.arange(-before, t + after, device=x.device) % t]
 
@@ -23,7 +23,8 @@ def whole_hop(samples: int, window: int) -> int:
 
 @lru_cache(maxsize=32)
 def _hann(window: int, device: torch.device) -> Tensor:
-    return torch.hann_window(window, device=device)
+    with torch.inference_mode(False):  # kept beyond the mode it is first asked for in
+        return torch.hann_window(window, device=device)
 
 
 def circular_stft(
@@ -55,9 +56,11 @@ def mel_filterbank(
     """Triangular filters on the HTK mel scale, each of unit area in bins' weights (torchaudio)."""
     from torchaudio.functional import melscale_fbanks
 
-    return melscale_fbanks(
-        window // 2 + 1, low_hz, high_hz or sample_rate_hz / 2, mels, sample_rate_hz, norm="slaney"
-    ).T
+    high_hz = high_hz or sample_rate_hz / 2
+    with torch.inference_mode(False):  # kept beyond the mode it is first asked for in
+        return melscale_fbanks(
+            window // 2 + 1, low_hz, high_hz, mels, sample_rate_hz, norm="slaney"
+        ).T
 
 
 def log_mel(

@@ -29,7 +29,7 @@ from pydantic import BaseModel
 from techloop.artifacts import fingerprint, read_json, write_json
 
 EXPERIMENT = "techloop"
-LIBRARIES = ("techloop", "torch", "numpy", "scipy", "librosa", "pandas", "lightning-fabric", "dvc")
+LIBRARIES = ("techloop", "torch", "numpy", "scipy", "pandas", "lightning-fabric", "dvc")
 BATCH = 100  # what MLflow takes of parameters in one call; of metrics it would take 1,000
 SEND_EVERY_S = 3.0
 LONGEST = 6000  # characters of a parameter's value

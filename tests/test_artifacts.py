@@ -60,4 +60,4 @@ def test_a_fingerprint_follows_names_and_contents_only(tmp_path: Path) -> None:
         write_whole(tmp_path / f"copy-{name}{content}" / name, content)
         assert fingerprint(folder) == fingerprint(tmp_path / f"copy-{name}{content}")
     assert len(prints) == 3
-    assert fingerprint(tmp_path / "a1") == fingerprint([tmp_path / "a1" / "a"])
+    assert fingerprint(tmp_path / "a1") == fingerprint({"a": tmp_path / "a1" / "a"})

@@ -46,8 +46,9 @@ def test_a_file_that_vanished_is_unreadable(tmp_path):
     source = FolderSource(tmp_path)
     (item,) = source.items()
     (tmp_path / "x.wav").unlink()
-    with pytest.raises(Unreadable, match=r"x\.wav"):
+    with pytest.raises(Unreadable, match=r"x\.wav") as error:
         source.read(item)
+    assert str(tmp_path) not in str(error.value)  # the same reason wherever the folder lies
 
 
 def test_a_folder_without_audio_is_refused(tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from techloop.artifacts import read_json, write_json
 from techloop.datasets import LoopDataset
+from techloop.grid import Grid
 from techloop.instrument import Instrument, closed_walk, interpolate
 
 
@@ -38,12 +39,42 @@ def test_a_sequence_is_one_circle(instrument: Instrument) -> None:
     points = instrument.sample(3, seed=0)
     joined = instrument.render_sequence(points)
     assert joined.shape == (3 * instrument.grid.samples,)
-    # At the bar lines it goes on as it does elsewhere: no step beyond what the audio itself does.
-    steps = np.abs(np.diff(joined, append=joined[0]))
-    lines = np.arange(1, 4) * instrument.grid.samples - 1
-    assert steps[lines].max() <= steps.max()
-    turned = instrument.latents(points.roll(1, 0))
-    torch.testing.assert_close(turned, instrument.latents(points).roll(1, 0), atol=1e-5, rtol=1e-4)
+    # Rotating the sequence by one loop rotates the audio, and so no bar line is a special place.
+    noiseless = instrument.latents(points)
+    with torch.inference_mode():
+        quiet = torch.zeros(instrument.audio_vae.noise_shape(torch.cat([*noiseless], -1)[None]))
+        chains = [torch.cat([*z], -1)[None] for z in (noiseless, noiseless.roll(1, 0))]
+        audio = [instrument.audio_vae.decode(chain, quiet)[0] for chain in chains]
+        alone = instrument.audio_vae.decode(noiseless[:1], quiet[..., : quiet.shape[-1] // 3])[0]
+    torch.testing.assert_close(
+        audio[1], audio[0].roll(instrument.grid.samples), atol=1e-5, rtol=1e-4
+    )
+    # A loop decoded by itself differs from the same one in the sequence, around the bar lines.
+    difference = np.abs(alone.numpy() - audio[0][: instrument.grid.samples].numpy())
+    assert difference[:128].max() > 10 * difference[8_000:22_000].max()
+
+
+def test_noise_and_points_are_different_draws(instrument: Instrument) -> None:
+    seen = {}
+    instrument_decode = instrument.audio_vae.decode
+
+    def spy(z, noise):
+        seen["noise"] = noise.flatten()
+        return instrument_decode(z, noise)
+
+    instrument.audio_vae.decode = spy
+    try:
+        instrument.generate(1, seed=0)
+    finally:
+        del instrument.audio_vae.decode
+    points = instrument.sample(1, seed=0).flatten()
+    assert not torch.allclose(seen["noise"][: len(points)], points)
+
+
+def test_bars_are_whole_loops(instrument: Instrument, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instrument, "grid", Grid(bars=2))
+    with pytest.raises(ValueError, match="5 bars are no whole number of loops"):
+        instrument.walk(5, seed=0)
 
 
 def test_reconstruct_is_render_of_embed(instrument: Instrument, loops_folder: Path) -> None:

@@ -12,7 +12,7 @@ from techloop.grid import Grid
 from techloop.loops import CHUNK, cut_loops, place_of, prepare_loops, split_of
 from techloop.sources import Item, Unreadable
 from techloop.sources.folder import FolderSource
-from techloop.tempo import Tempo
+from techloop.tempo import Tempo, find_tempo
 
 GRID = Grid(sample_rate_hz=4000, hop=32)
 SETTINGS = {
@@ -119,7 +119,7 @@ def test_card_and_index_say_what_is_there(tmp_path):
 
 
 def test_shards_are_no_larger_than_asked(tmp_path):
-    n = 1_000_000 // (2 * GRID.samples) + 3
+    n = 2**20 // (2 * GRID.samples) + 3
     prepare_loops(Made(bars(n)), tmp_path / "loops", **SETTINGS)
     card, index, audio, _ = prepared(tmp_path / "loops")
     assert [s["loops"] for s in card["shards"]] == [n - 3, 3]
@@ -127,6 +127,20 @@ def test_shards_are_no_larger_than_asked(tmp_path):
     # The last one is the last item, not another: the order survives the border.
     last = bar(n - 1)
     assert np.corrcoef(audio[-1], last)[0, 1] > 0.999
+
+
+def test_a_defect_of_ours_costs_one_recording(tmp_path, monkeypatch):
+    def stumble(x, rate, *, name, **kwargs):
+        if name == "loop/007":
+            raise IndexError("off by one")
+        return find_tempo(x, rate, name=name, **kwargs)
+
+    monkeypatch.setattr("techloop.loops.find_tempo", stumble)
+    card = prepare_loops(Made(bars(20)), tmp_path / "loops", **SETTINGS)
+    _, index, _, rejected = prepared(tmp_path / "loops")
+    assert (card["loops"], card["rejected"]) == (19, {"failed": 1})
+    assert "loop/007" not in set(index["name"])
+    assert rejected[0]["detail"] == "IndexError: off by one"
 
 
 def test_every_item_ends_in_exactly_one_of_index_and_rejects(tmp_path):

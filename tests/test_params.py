@@ -43,6 +43,18 @@ def test_an_impossible_grid(tmp_path: Path) -> None:
         load(tmp_path, TEXT.replace("bpm: 125", "bpm: 126"))
 
 
+def test_what_would_be_noticed_late(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"kl-posterior-1`: length: 7 does not divide the 240"):
+        load(
+            tmp_path,
+            TEXT.replace("objective: posterior, length: 1", "objective: posterior, length: 7"),
+        )
+    with pytest.raises(ValueError, match=r"wae-mean-4\.regulariser` is 'gan', none of kl, wae"):
+        load(tmp_path, TEXT.replace("{regulariser: wae", "{regulariser: gan"))
+    with pytest.raises(ValueError, match=r"bands` is 24; the hop of 128"):
+        load(tmp_path, TEXT.replace("bands: 16", "bands: 24"))
+
+
 def test_no_yaml(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no valid YAML"):
         load(tmp_path, "seed: [0")

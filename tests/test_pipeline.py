@@ -89,7 +89,7 @@ def test_one_command_makes_everything_and_a_second_nothing(repository: Path) -> 
     [
         ("prepare_loops", ("bpm: 125", "bpm: 126"), "nearest tempi that are"),
         ("prepare_loops", ("seed: 0", "sead: 0"), "`sead` is no known key"),
-        ("prepare_loops", ("source: synth", "source: folder"), "audio"),
+        ("prepare_loops", ("source: synth", "source: folder"), "no audio"),
         ("train_latent_vae", ("length: 4", "length: 7"), "7 does not divide the 240 latent frames"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from techloop.artifacts import read_json, write_json
+from techloop.artifacts import fingerprint, read_json, write_json
 from techloop.audio import write_loop
 from techloop.report import better, duration, flat, label, number, shorten, unit, write_report
+from tests.worlds import ROOT
 
 RATE = 16_000
 CELLS = ("kl-mean-16", "wae-mean-4")
@@ -190,8 +192,16 @@ class Page(HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
-def build(top: Path) -> tuple[str, Page]:
-    write_report(top / "reports", top / "data", top / "reports")
+def build(
+    top: Path, audio_cells: Sequence[str] = ("kl", "wae"), latent_cells: Sequence[str] = CELLS
+) -> tuple[str, Page]:
+    write_report(
+        top / "reports",
+        top / "data",
+        top / "reports",
+        audio_cells=audio_cells,
+        latent_cells=latent_cells,
+    )
     text = (top / "reports" / "index.html").read_text()
     return text, Page(text)
 
@@ -261,7 +271,7 @@ def test_the_same_inputs_give_the_same_bytes(finished: Path) -> None:
 
 
 def test_metrics_by_stage_and_cell(finished: Path) -> None:
-    write_report(finished / "reports", finished / "data", finished / "reports")
+    build(finished)
     metrics = read_json(finished / "reports" / "metrics.json")
     assert metrics["train_audio_vae"]["wae"]["loss"] == 1.5
     assert metrics["evaluate_smoothness"]["kl-mean-16"]["spectral_distance"] == 1.25
@@ -292,8 +302,40 @@ def test_a_missing_stage_is_named_and_the_rest_is_there(
     assert stage not in read_json(top / "reports" / "metrics.json")
 
 
+def test_a_cell_of_other_params_is_not_read(finished: Path, tmp_path: Path) -> None:
+    """DVC leaves the outputs of a cell that was deleted from params.yaml where they are."""
+    top = shutil.copytree(finished, tmp_path / "copy")
+    (top / "reports" / "smoothness" / CELLS[0] / "metrics.json").write_text("{")  # nor opened
+    text, page = build(top, ["wae"], [CELLS[1]])
+    assert "has not run" not in text
+    assert CELLS[0] not in text
+    assert "@kl" not in text
+    assert "evaluate_smoothness@wae-mean-4" in text
+    assert len(page.all("img")) == 4
+    metrics = read_json(top / "reports" / "metrics.json")
+    assert {cell for stage in metrics if "_vae" in stage for cell in metrics[stage]} == {
+        "wae",
+        CELLS[1],
+    }
+
+
+def test_a_missing_cell_is_named_and_the_others_are_there(finished: Path, tmp_path: Path) -> None:
+    top = shutil.copytree(finished, tmp_path / "copy")
+    shutil.rmtree(top / "reports" / "generation" / CELLS[0])
+    text, page = build(top, latent_cells=[*CELLS, "new"])
+    assert re.findall(r"<code>([\w@-]+)</code> has not run", text) == [
+        "evaluate_generation@kl-mean-16",
+        "evaluate_generation@new",
+        "train_latent_vae@new",
+        "evaluate_smoothness@new",
+    ]
+    assert len([b for b in page.all("button") if "data-sound" in b]) == 8 + 2 * 2
+    columns = read_json(top / "reports" / "metrics.json")["train_latent_vae"]
+    assert list(columns) == list(CELLS)
+
+
 def test_nothing_at_all_still_is_a_page(tmp_path: Path) -> None:
-    write_report(tmp_path, tmp_path, tmp_path)
+    write_report(tmp_path, tmp_path, tmp_path, audio_cells=["kl"], latent_cells=CELLS)
     text = (tmp_path / "index.html").read_text()
     assert len(re.findall("has not run", text)) == 7
     assert "No stage has recorded a run" in text
@@ -336,8 +378,8 @@ def test_a_listed_file_that_is_not_there_is_refused(finished: Path, tmp_path: Pa
 def test_best_is_marked_only_where_there_is_a_better(finished: Path) -> None:
     text, _ = build(finished)
     best = re.findall(r'<td class="best">([^<]*)</td>', text)
-    # loss of two trainings, distance of four evaluations; equal numbers and `loops` have no best
-    assert best == ["1.25", "0.5", "0.5", "1.25", "1.25", "1.25"]
+    # Distance of four evaluations; equal numbers, `loops` and losses have no best.
+    assert best == ["1.25"] * 4
 
 
 def test_curves_span_their_chart(finished: Path) -> None:
@@ -371,9 +413,30 @@ def test_names() -> None:
     assert (label("bits_per_second"), unit("bits_per_second")) == ("bits per second", "bit/s")
     assert (label("loss"), unit("loss")) == ("loss", "")
     assert label("mean_probe_r2") == "mean probe R²"
-    named = ("spectral_distance", "error_onset_density", "probe_r2", "density", "onset_density")
-    assert [better(name) for name in named] == ["↓", "↓", "↑", "↑", ""]
+    directed = {
+        "spectral_distance": "↓",
+        "error_onset_density": "↓",
+        "copied_share": "↓",
+        "walk_length_ratio_loudness_db": "↓",
+        "probe_r2": "↑",
+        "coverage": "↑",
+        "monotonicity_centroid_hz": "↑",
+    }
+    assert {name: better(name) for name in directed} == directed
+    for name in (
+        "bound_nats_per_frame",
+        "distortion_nats_per_frame",
+        "density",
+        "onset_density",
+        "significant_share",
+        "seam_ratio",
+        "explained_variance",
+        "kick_on_beat",
+        "loss",
+    ):
+        assert better(name) == "", name
     assert shorten("0.123456") == "0.1235"
+    assert shorten("") == "–"
     assert shorten("kick") == "kick"
     assert [duration(h) for h in (2.0, 0.5, 0.01)] == ["2.0 h", "30 min", "36 s"]
     assert flat({"a": {"b": 1}, "c": 2}) == [("a.b", 1), ("c", 2)]
@@ -386,7 +449,13 @@ def test_the_stage_writes_both_files(finished: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(finished)
+    shutil.copy(ROOT / "params.yaml", finished)
     report.main()
     record = json.loads((finished / "reports" / "runs" / "report.json").read_text())
     kept = finished / "mlruns" / record["run_id"] / "artifacts"
     assert {path.name for path in kept.iterdir()} == {"index.html", "metrics.json"}
+    assert record["inputs"]["data/loops"] == "0123456789abcdef"
+    for name in ("data/audio_vae/wae", "reports/generation/kl-mean-16"):
+        assert record["inputs"][name] == fingerprint(finished / name)
+    assert "reports/generation/kl-sample-4" not in record["inputs"], "it has not run"
+    assert "evaluate_generation@kl-sample-4" in (finished / "reports" / "index.html").read_text()

@@ -19,6 +19,22 @@ def test_rotation_by_hops_rotates_the_frames() -> None:
     assert torch.equal(b, a.roll(5, -1))
 
 
+def test_hops_longer_than_half_a_window() -> None:
+    x = torch.randn(1, 3_840)
+    a = circular_stft(x, 512, 384)
+    assert a.shape == (1, 257, 10)
+    assert torch.equal(circular_stft(x.roll(384, -1), 512, 384), a.roll(1, -1))
+    assert torch.equal(a, circular_stft(x, 512, 128)[..., ::3])
+
+
+def test_what_is_kept_between_calls_can_be_trained_through() -> None:
+    with torch.inference_mode():
+        circular_stft(torch.zeros(1, 960), 96, 24)
+        log_mel(torch.zeros(1, 960), 16_000, window=96, hop=24, mels=5)
+    x = torch.zeros(1, 960, requires_grad=True)
+    (circular_stft(x, 96, 24).abs().sum() + log_mel(x, 16_000, 96, 24, 5).sum()).backward()
+
+
 def test_a_steady_tone_has_its_amplitude_in_every_frame_even_at_the_wrap() -> None:
     t = torch.arange(30_720) / 16_000
     x = torch.sin(2 * torch.pi * 1_000 * t)[None]  # 1,920 whole cycles

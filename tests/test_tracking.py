@@ -5,7 +5,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -75,7 +74,7 @@ def test_a_run_keeps_parameters_metrics_artifacts_and_cost(root: Path) -> None:
     assert record["tracking_uri"] == "sqlite:///mlflow.db"
     assert record["params"] == {"model": {"channels": 3}, "name": "x"}
     assert record["inputs"] == {"data": fingerprint("data")}
-    assert 0 < record["wall_s"] < 60
+    assert record["wall_s"] > 0
     assert 20 < record["peak_memory_mb"] < 20_000
     assert str(root) not in (root / "reports" / "runs" / "train@kl.json").read_text()
     assert {"wall_s", "peak_memory_mb"} < {k for (k,) in rows(root, "select key from metrics")}
@@ -197,12 +196,20 @@ def test_git_state(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert git_state(root) == ("unknown", False)
 
 
-def test_logging_costs_little(root: Path) -> None:
-    """A training step must hardly wait: under 2 ms a call, with four metrics each."""
+def test_metrics_are_sent_together_and_all_arrive(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training step must hardly wait: it does for one call in 25, with four metrics each."""
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr("techloop.tracking.SEND_EVERY_S", math.inf)
+    send, sent = MlflowClient.log_batch, []
+    monkeypatch.setattr(
+        MlflowClient, "log_batch", lambda *a, **k: (sent.append(1), send(*a, **k))[1]
+    )
     with track("stage", {}) as run:
-        start = time.perf_counter()
-        for step in range(500):
+        sent.clear()
+        for step in range(110):
             run.log(dict.fromkeys("abcd", 1.0), step)
-        each = (time.perf_counter() - start) / 500
-    assert each < 0.002
-    assert rows(root, "select count(*) from metrics where key in ('a', 'd')") == [(1000,)]
+        assert len(sent) == 4
+    assert rows(root, "select count(*) from metrics where key in ('a', 'd')") == [(220,)]

@@ -91,8 +91,8 @@ def test_a_loss_that_is_no_number_stops(tmp_path: Path) -> None:
 
 
 def test_fewer_loops_than_a_batch(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="batch of 4 loops cannot be drawn from 3"):
-        line(tmp_path, loops=3)
+    _, history = line(tmp_path, loops=3)
+    assert history[-1]["loops_seen"] >= 64
 
 
 def test_an_epoch_sees_each_loop_once() -> None:
@@ -169,8 +169,11 @@ def test_wae_is_another_objective(
     loops_folder: Path, audio_vae_folder: Path, tmp_path: Path
 ) -> None:
     train_small_audio_vae(loops_folder, tmp_path / "wae", "wae")
-    ours = (tmp_path / "wae" / "model.safetensors").read_bytes()
-    assert ours != (audio_vae_folder / "model.safetensors").read_bytes()
+    penalty = [
+        pd.read_csv(folder / "history.csv")["penalty"].iloc[0]
+        for folder in (audio_vae_folder, tmp_path / "wae")
+    ]
+    assert penalty[0] > 2 * penalty[1] > 0  # nats of 4 dimensions against a discrepancy
 
 
 @pytest.mark.parametrize("cell", ["kl-mean-16", "kl-sample-4", "kl-posterior-1"])

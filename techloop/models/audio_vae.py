@@ -67,8 +67,7 @@ class AudioVAE(Model):
 
         Args:
             z: any number of frames.
-            noise: standard normal, `noise_shape(z)`; a fixed draw by default, so that the same
-                latents always give the same samples.
+            noise: standard normal, `noise_shape(z)`; a fixed draw by default.
         """
         if noise is None:
             draw = torch.Generator().manual_seed(0)

@@ -59,6 +59,9 @@ class Model(nn.Module):
                 f"{folder} holds a {config.get('model')}, not a {cls.__name__}; give the folder "
                 f"of one (data/audio_vae/... or data/latent_vae/...)"
             )
+        missing = {"grid", "sizes"} - config.keys()
+        if missing:
+            raise ValueError(f"{folder / 'config.json'} lacks {', '.join(sorted(missing))}")
         own = Grid(**config.pop("grid"))
         if grid is not None and own != grid:
             raise ValueError(
@@ -80,7 +83,7 @@ class Model(nn.Module):
 
 def model_fingerprint(folder: str | Path) -> str:
     """What a model folder's weights and configuration are called by: 16 hexadecimal digits."""
-    return fingerprint([Path(folder) / "config.json", Path(folder) / "model.safetensors"])
+    return fingerprint({n: Path(folder) / n for n in ("config.json", "model.safetensors")})
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -14,8 +14,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from techloop.artifacts import whole_file
-from techloop.models.model import parameter_count
+from techloop.artifacts import fingerprint, whole_file
+from techloop.models.model import parameter_count, pick_device
 from techloop.params import Training
 
 Log = Callable[[Mapping[str, float], int], None]
@@ -28,18 +28,15 @@ GRADIENT_NORM = 1.0
 
 
 def fabric_from_environment() -> Fabric:
-    """Devices, strategy and precision: environment, as they must not change what a result means.
+    """One device, a GPU where there is one; precision is environment, not a parameter.
 
-    `TECHLOOP_DEVICES` (default 1), `TECHLOOP_STRATEGY` (auto) and `TECHLOOP_PRECISION`
-    (bf16-mixed on a GPU, 32-true elsewhere).
+    `TECHLOOP_PRECISION`: as Lightning names them, bf16-mixed on a GPU and 32-true elsewhere.
     """
-    precision = "bf16-mixed" if torch.cuda.is_available() else "32-true"
-    fabric = Fabric(
-        accelerator="auto",
-        devices=int(os.environ.get("TECHLOOP_DEVICES", "1")),
-        strategy=os.environ.get("TECHLOOP_STRATEGY", "auto"),
-        precision=os.environ.get("TECHLOOP_PRECISION", precision),  # type: ignore[arg-type]
+    device = pick_device().type
+    precision = os.environ.get("TECHLOOP_PRECISION") or (
+        "bf16-mixed" if device == "cuda" else "32-true"
     )
+    fabric = Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
     fabric.launch()
     return fabric
 
@@ -74,14 +71,8 @@ def fit(
         The history: one row a log, `loops_seen`, `split`, then the metrics.
 
     Raises:
-        ValueError: fewer loops than a batch.
         FloatingPointError: the loss is no longer finite.
     """
-    if loops < training.batch_size:
-        raise ValueError(
-            f"a batch of {training.batch_size} loops cannot be drawn from {loops} training loops; "
-            "lower batch_size in params.yaml or add audio"
-        )
     fabric = fabric_from_environment()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
@@ -95,10 +86,12 @@ def fit(
         optimizer.load_state_dict(saved["optimizer"])
         first, history = saved["step"], saved["history"]
 
-    batch, steps = training.batch_size, math.ceil(training.loops / training.batch_size)
+    batch = min(training.batch_size, loops)
+    steps = math.ceil(training.loops / batch)
     validate_every = max(1, training.validate_every_loops // batch)
     log_every = max(1, validate_every // LOGS_PER_VALIDATION)
-    save_every = max(1, training.checkpoint_every_loops // batch)
+    # With a log, so that no running mean is cut in two.
+    save_every = log_every * max(1, training.checkpoint_every_loops // (log_every * batch))
     draw = torch.Generator(fabric.device)
     totals = _Means()
 
@@ -161,8 +154,14 @@ def fit(
 
 def checkpoint_folder(identity: Mapping[str, Any], checkpoints: Path) -> Path:
     """Where a training of this identity keeps its checkpoint."""
-    text = json.dumps(identity, sort_keys=True, default=str)
+    text = json.dumps({**identity, "code": _code()}, sort_keys=True, default=str)
     return checkpoints / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _code() -> str:
+    """What the library's code is called by: an edited one must not resume another's checkpoint."""
+    package = Path(__file__).parents[1]
+    return fingerprint({p.relative_to(package).as_posix(): p for p in package.rglob("*.py")})
 
 
 def forget(identity: Mapping[str, Any], checkpoints: Path) -> None:
