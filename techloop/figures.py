@@ -211,18 +211,18 @@ def descriptor_paths(
 
 def descriptor_walks(
     path: str | Path,
-    values: Float[np.ndarray, "walks bars descriptors"],
+    values: Float[np.ndarray, "walks loops descriptors"],
     descriptors: Sequence[str],
 ) -> None:
-    """Descriptors of each bar of closed walks, one line a walk, back at the start on the right."""
+    """Descriptors of each loop of closed walks, one line a walk, back at the start on the right."""
     colours = (BLUE, ORANGE, GREEN, PINK)
-    bars = values.shape[1]
+    loops = values.shape[1]
     with _figure(path, 6.6, 0.6 + 1.6 * len(descriptors)) as figure:
         axes = figure.subplots(len(descriptors), 1, squeeze=False, sharex=True)[:, 0]
         for row, (ax, descriptor) in enumerate(zip(axes, descriptors, strict=True)):
             for i, walk in enumerate(values[..., row]):
                 ax.plot(
-                    range(1, bars + 2),
+                    range(1, loops + 2),
                     [*walk, walk[0]],
                     color=colours[i % len(colours)],
                     marker="o",
@@ -232,10 +232,10 @@ def descriptor_walks(
                 )
             ax.set_ylabel(descriptor)
             ax.grid(axis="y", color="#E5E5E5", linewidth=0.6)
-        step = max(bars // 8, 1)
-        axes[-1].set_xticks(range(1, bars + 2, step))
-        axes[-1].set_xlim(1, bars + 1)
-        axes[-1].set_xlabel("bar (the last is the first again)")
+        step = max(loops // 8, 1)
+        axes[-1].set_xticks(range(1, loops + 2, step))
+        axes[-1].set_xlim(1, loops + 1)
+        axes[-1].set_xlabel("loop (the last is the first again)")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
 

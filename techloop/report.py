@@ -203,7 +203,9 @@ def label(metric: str) -> str:
 
 
 def unit(metric: str) -> str:
-    """The unit in a metric's name, empty for a bare number."""
+    """The unit in a metric's name, empty for a bare number, such as a ratio of decibels."""
+    if re.search(r"r2|spearman|pearson|monotonicity|ratio|jump|jerk", metric):
+        return ""
     return UNITS.get(max((e for e in UNITS if metric.endswith(e)), key=len, default=""), "")
 
 

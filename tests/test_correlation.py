@@ -96,7 +96,7 @@ def test_more_noise_is_never_more_correlated():
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (np.zeros((2, 1, 4)), np.zeros((2, 1, 4)), "three loops"),
+        (np.zeros((1, 1, 4)), np.zeros((1, 1, 4)), "two loops"),
         (np.zeros((5, 1, 4)), np.zeros((5, 1, 3)), "the same in both"),
         (np.full((5, 1, 4), np.nan), np.zeros((5, 1, 4)), "NaN or infinite"),
     ],
@@ -135,9 +135,17 @@ def test_probe_does_not_learn_loops_by_heart():
     assert ridge_probe(features, target, groups)[0] < 0.05
 
 
-def test_probe_of_too_few_loops_is_refused():
-    with pytest.raises(ValueError, match="5 folds take 5 loops"):
-        ridge_probe(np.zeros((8, 1)), np.zeros((8, 1)), np.repeat([0, 1], 4))
+def test_probe_of_too_few_loops_is_undefined():
+    features = np.random.default_rng(0).standard_normal((20, 1))
+    assert np.isnan(ridge_probe(features, features, np.repeat(range(4), 5))).all()
+    assert ridge_probe(features, features, np.repeat(range(5), 4))[0] > 0.9
+
+
+def test_two_loops_have_a_correlation_and_no_interval():
+    x = np.random.default_rng(0).standard_normal((2, 1, 50))
+    got = loop_correlation(x, -x, bootstrap=10, rng=rng())
+    assert got.value.item() == pytest.approx(-1)
+    assert np.isnan([got.low, got.high, got.p]).all()
 
 
 def test_factor_probe_reads_level_and_deviation_and_skips_unknown():
@@ -182,6 +190,29 @@ def test_the_folder_finds_the_dimension_that_was_made_to_follow(tmp_path):
     files = {item["file"] for item in items} | {"items.json", "metrics.json"}
     assert files == set(contents(tmp_path / "a"))
     assert set(pd.read_csv(tmp_path / "a" / "probes.csv")["kind"]) == {"descriptor", "factor"}
+
+
+@pytest.mark.parametrize("n", [2, 6])
+def test_few_loops_leave_some_numbers_undefined(tmp_path, n):
+    draw = np.random.default_rng(11)
+    folder = write_loops(tmp_path / "loops", kicks(n), ["test"] * n, hiss=draw.uniform(size=n))
+    mu = draw.standard_normal((n, 3, GRID.frames)).astype(np.float32)
+    metrics = evaluate_descriptors(
+        LoopDataset(folder, "test"),
+        LatentDataset(write_latents(tmp_path / "latents", folder, mu), "test"),
+        tmp_path / "a",
+        loops_used=200,
+        bootstrap=50,
+        seed=0,
+    )
+    undefined = {name for name, value in metrics.items() if not np.isfinite(value)}
+    factors = {"mean_factor_r2", "factor_r2_hiss"}
+    probes = {name for name in metrics if "probe" in name} | {"significant_share"}
+    assert undefined == (factors | probes if n == 2 else factors)
+    items = json.loads((tmp_path / "a" / "items.json").read_text())
+    files = {item["file"] for item in items} | {"items.json", "metrics.json"}
+    assert files == set(contents(tmp_path / "a"))
+    assert ("too few" in items[0]["caption"]) == ("too few" in items[1]["caption"]) == (n == 2)
 
 
 def test_latents_of_other_loops_are_refused(tmp_path):

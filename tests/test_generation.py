@@ -195,8 +195,71 @@ def test_the_folder_is_whole_and_real_loops_win(tmp_path, instrument):
     ]
 
 
-def test_too_few_loops_are_refused(tmp_path, instrument):
-    folder = write_loops(tmp_path / "loops", kicks(12), ["train", "test"] * 6)
+@pytest.mark.parametrize(
+    ("n", "undefined"),
+    [
+        (2, {"density", "coverage", "frechet_descriptors", "copied_share"}),
+        (6, {"frechet_descriptors", "copied_share"}),
+    ],
+)
+def test_few_loops_leave_some_numbers_undefined(tmp_path, instrument, n, undefined):
+    folder = write_loops(tmp_path / "loops", kicks(2 * n), ["train", "test"] * n)
+    train, test = LoopDataset(folder, "train"), LoopDataset(folder, "test")
+    metrics = evaluate_generation(
+        instrument, train, test, tmp_path / "a", loops_used=200, examples=5, seed=0
+    )
+    assert metrics["loops"] == n
+    # The untrained instrument may have no onset at all, then nothing is on the grid or a seam.
+    nan = {k.removeprefix("real_") for k, v in metrics.items() if not np.isfinite(v)}
+    assert nan - {"on_grid_share", "seam_ratio"} == undefined
+    items = json.loads((tmp_path / "a" / "items.json").read_text())
+    files = {item["file"] for item in items} | {"items.json", "metrics.json"}
+    assert files == set(contents(tmp_path / "a"))
+    shown, real = min(5, n), min(4, n)
+    assert f"first {shown} loops" in items[0]["caption"]
+    assert f"after them of {real} real" in items[0]["caption"]
+    assert len([i for i in items if i["kind"] == "audio"]) == shown
+
+
+def test_loops_that_are_all_the_same_have_no_variety_to_compare_with(tmp_path, instrument):
+    folder = write_loops(tmp_path / "loops", kicks(1).repeat(4, 0), ["train", "test"] * 2)
+    metrics = evaluate_generation(
+        instrument,
+        LoopDataset(folder, "train"),
+        LoopDataset(folder, "test"),
+        tmp_path / "a",
+        loops_used=200,
+        examples=1,
+        seed=0,
+    )
+    assert np.isnan(metrics["diversity_ratio"])
+    assert metrics["real_nearest_training_db"] == pytest.approx(0, abs=0.05)
+
+
+def test_the_caption_says_where_real_loops_are(tmp_path, instrument, monkeypatch):
+    """However many examples there are: what the titles of the panels say."""
+    folder = write_loops(tmp_path / "loops", kicks(14), ["train", "test"] * 7)
+    seen = {}
+    monkeypatch.setattr(
+        "techloop.analysis.generation.spectrogram_grid",
+        lambda path, levels, titles, **_: seen.update(titles=titles),
+    )
+    evaluate_generation(
+        instrument,
+        LoopDataset(folder, "train"),
+        LoopDataset(folder, "test"),
+        tmp_path / "a",
+        loops_used=200,
+        examples=6,
+        seed=0,
+    )
+    caption = json.loads((tmp_path / "a" / "items.json").read_text())[0]["caption"]
+    assert [title.split()[0] for title in seen["titles"]] == ["generated"] * 6 + ["real"] * 4
+    assert "first 6 loops drawn from the prior, none chosen, and after them of 4 real" in caption
+
+
+def test_one_loop_is_refused(tmp_path, instrument):
+    folder = write_loops(tmp_path / "loops", kicks(3), ["train", "test", "train"])
     train, test = LoopDataset(folder, "train"), LoopDataset(folder, "test")
     with pytest.raises(ValueError, match="Prepare more audio"):
         evaluate_generation(

@@ -131,12 +131,30 @@ def test_the_folder_is_whole_and_the_same_again(tmp_path, vae):
     assert read_smpl(tmp_path / "a" / "worst-original.wav") == (0, GRID.samples - 1)
 
 
+@pytest.mark.parametrize("n", [2, 6])
+def test_of_few_loops_each_is_shown_once(tmp_path, vae, n):
+    loops = LoopDataset(write_loops(tmp_path / "loops", kicks(n), ["test"] * n), "test")
+    metrics = evaluate_reconstruction(
+        vae, loops, tmp_path / "a", loops_used=200, examples=8, seed=0
+    )
+    assert metrics["loops"] == n
+    assert np.isfinite(list(metrics.values())).all()
+    items = json.loads((tmp_path / "a" / "items.json").read_text())
+    files = [item["file"] for item in items]
+    assert len(files) == len(set(files)) == 2 + 2 * n
+    assert {*files, "items.json", "metrics.json"} == set(contents(tmp_path / "a"))
+    captions = [i["caption"] for i in items if i["file"].endswith("-original.wav")]
+    assert len({caption.split(",")[0] for caption in captions}) == n
+
+
 def test_one_loop_or_another_grid_is_refused(tmp_path, vae):
     loops = LoopDataset(write_loops(tmp_path / "loops", kicks(1), ["test"]), "test")
     with pytest.raises(ValueError, match="takes two"):
         evaluate_reconstruction(vae, loops, tmp_path / "a", loops_used=6, examples=3, seed=0)
-    other = AudioVAE(Grid(bpm=120.0), latent_dim=4, bands=16, channels=16, blocks=1)
     two = LoopDataset(write_loops(tmp_path / "two", kicks(2), ["test"] * 2), "test")
+    with pytest.raises(ValueError, match="1 are asked for"):
+        evaluate_reconstruction(vae, two, tmp_path / "a", loops_used=1, examples=3, seed=0)
+    other = AudioVAE(Grid(bpm=120.0), latent_dim=4, bands=16, channels=16, blocks=1)
     with pytest.raises(ValueError, match="the loops are on"):
         evaluate_reconstruction(other, two, tmp_path / "a", loops_used=6, examples=3, seed=0)
     assert not (tmp_path / "a").exists()

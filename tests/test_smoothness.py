@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +22,10 @@ from techloop.analysis.smoothness import (
 )
 from techloop.audio import read_audio
 from techloop.datasets import LoopDataset
+from techloop.grid import Grid
 from techloop.instrument import Instrument
+from techloop.models.audio_vae import AudioVAE
+from techloop.models.latent_vae import LatentVAE
 from tests.made_loops import GRID, contents, kicks, write_loops
 
 LINE = np.linspace(-3.0, 5.0, 9)
@@ -97,12 +101,16 @@ def test_metrics_are_medians_over_paths_that_have_a_value():
     assert walk_metrics(paths)["walk_length_ratio_centroid_hz"] >= 1
 
 
-def test_crossfade_keeps_its_ends_and_the_power_between():
+def test_crossfade_keeps_its_ends_and_is_linear_between():
     a, b = np.random.default_rng(0).standard_normal((2, 40_000)).astype(np.float32)
     mix = crossfade(a, b, 5)
     np.testing.assert_array_equal(mix[0], a)
     np.testing.assert_array_equal(mix[-1], b)
-    np.testing.assert_allclose((mix**2).mean(1), 1, atol=0.03)
+    np.testing.assert_allclose(mix[1], 0.75 * a + 0.25 * b, atol=1e-6)
+    # In phase, as kicks are: no louder half-way than at the louder end.
+    power = (crossfade(a, 0.5 * a, 9) ** 2).mean(1)
+    assert (np.diff(power) < 0).all()
+    np.testing.assert_allclose((crossfade(a, a, 5) ** 2).mean(1), (a**2).mean(), rtol=1e-5)
     with pytest.raises(ValueError, match="two points"):
         crossfade(a, b, 1)
 
@@ -137,6 +145,38 @@ def test_the_folder_is_whole_and_the_same_again(tmp_path, instrument, loops):
         for name in ("morph", "walk")
     }
     assert bars == {"morph": 5, "walk": 10}
+
+
+@pytest.mark.parametrize("n", [2, 6])
+def test_few_loops_are_enough(tmp_path, instrument, n):
+    folder = write_loops(tmp_path / "loops", kicks(n), ["test"] * n)
+    metrics = evaluate_smoothness(
+        instrument, LoopDataset(folder, "test"), tmp_path / "a", paths=3, points=4, seed=0
+    )
+    assert np.isfinite(list(metrics.values())).all()
+    assert "paths.png" in contents(tmp_path / "a")
+
+
+def test_loops_of_several_bars_stay_whole(tmp_path):
+    grid = Grid(bars=2)
+    torch.manual_seed(0)
+    instrument = Instrument(
+        AudioVAE(grid, latent_dim=4, bands=16, channels=32, blocks=1),
+        LatentVAE(grid, audio_latent_dim=4, length=4, latent_dim=3, channels=16, blocks=1),
+    )
+    audio = kicks(4).reshape(2, -1)
+    folder = write_loops(tmp_path / "loops", audio, ["test"] * 2)
+    card = json.loads((folder / "card.json").read_text())
+    card["grid"]["bars"] = 2
+    (folder / "card.json").write_text(json.dumps(card))
+    loops = LoopDataset(folder, "test")
+    evaluate_smoothness(instrument, loops, tmp_path / "a", paths=1, points=4, seed=0)
+    for name, count in (("morph", 4), ("crossfade", 4), ("walk", 8)):
+        sound = read_audio(tmp_path / "a" / f"{name}.wav")[0]
+        assert sound.size == count * grid.samples, name
+    captions = [item["caption"] for item in json.loads((tmp_path / "a/items.json").read_text())]
+    assert any("4 loops" in caption for caption in captions)
+    assert not any(" bar" in caption for caption in captions)
 
 
 def test_too_few_points_or_loops_are_refused(tmp_path, instrument, loops):

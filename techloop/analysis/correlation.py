@@ -47,8 +47,8 @@ class Correlation:
 
     Attributes:
         value: the coefficient, nan where one of the two is constant.
-        low, high: ends of the 95 % percentile interval of the bootstrap.
-        p: two-sided p-value of no correlation.
+        low, high: ends of the 95 % percentile interval of the bootstrap; nan of two loops.
+        p: two-sided p-value of no correlation; nan of two loops.
     """
 
     value: Float[np.ndarray, "d k"]
@@ -81,9 +81,11 @@ def evaluate_descriptors(
         What metrics.json holds: `spearman_<descriptor>`, the strongest of any dimension with its
         sign; `significant_share` of all pairs; `probe_r2_<descriptor>` of all dimensions together;
         `factor_r2_<factor>` where ground truth exists; means of the three over their kind.
+        Two loops have no significance, and fewer than `FOLDS` no R² (of a factor: fewer than twice
+        as many): nan.
 
     Raises:
-        ValueError: the two are not of the same loops, or too few for `FOLDS` folds.
+        ValueError: the two are not of the same loops, or fewer than two.
     """
     if loops.index["loop_id"].tolist() != latents.index["loop_id"].tolist():
         raise ValueError(
@@ -117,7 +119,8 @@ def evaluate_descriptors(
     at = np.abs(np.nan_to_num(spearman.value)).argmax(0)
     metrics = {"loops": float(len(rows)), "mean_strongest_spearman": float(strongest.mean())}
     metrics |= {f"spearman_{n}": float(spearman.value[at[j], j]) for j, n in enumerate(names)}
-    metrics["significant_share"] = float(significant.mean())
+    untested = np.isnan(q).all()
+    metrics["significant_share"] = float("nan") if untested else float(significant.mean())
     metrics["mean_probe_r2"] = _mean(probe)
     metrics |= {f"probe_r2_{n}": v for n, v in probe.items()}
     if factors:
@@ -168,16 +171,17 @@ def loop_correlation(
     Loops are drawn with replacement for the intervals (a cluster bootstrap; ranks stay those of
     the whole sample). The p-value is of Fisher's z over its bootstrap standard error, against
     Student's t with a degree of freedom a loop, less one. A constant channel gives nan throughout.
+    Two loops are resampled into hardly anything else: they have no interval and no p-value, nan.
 
     Raises:
-        ValueError: fewer than three loops, shapes that do not match, or values that are not finite.
+        ValueError: fewer than two loops, shapes that do not match, or values that are not finite.
 
     References:
         Fisher, 1921; Field & Welsh, Bootstrapping clustered data, 2007.
     """
-    if len(x) < 3 or x.shape[::2] != y.shape[::2]:
+    if len(x) < 2 or x.shape[::2] != y.shape[::2]:
         raise ValueError(
-            f"correlation takes three loops or more, the same in both: {x.shape} and {y.shape}"
+            f"correlation takes two loops or more, the same in both: {x.shape} and {y.shape}"
         )
     x, y = _standardised(x), _standardised(y)
     n = len(x)
@@ -197,6 +201,9 @@ def loop_correlation(
         r = np.clip(np.where(scale > 1e-9, covariance / scale, np.nan), -1, 1)
         # A draw of loops in which one of the two happens to be constant says nothing.
         r = np.where(np.isnan(r), r[0], r)
+        if n == 2:
+            unknown = np.full_like(r[0], np.nan)
+            return Correlation(r[0], unknown, unknown, unknown)
         z = np.arctanh(r.clip(-1 + 1e-12, 1 - 1e-12))
         t = z[0] / z[1:].std(0, ddof=1)
     tail = (1 - CONFIDENCE) / 2
@@ -233,20 +240,14 @@ def ridge_probe(
     """R² of a ridge regression on rows of groups it has not seen, pooled over five folds.
 
     1: all of a target's variance is read off linearly; 0 or less: no better than its mean. The
-    penalty is chosen within each training part. A constant target has no variance to explain: nan.
-
-    Raises:
-        ValueError: fewer groups than folds.
+    penalty is chosen within each training part. A constant target has no variance to explain, and
+    fewer groups than folds are not enough to hold some out: nan.
 
     References:
         Alain & Bengio, Understanding intermediate layers using linear classifier probes, 2016.
     """
-    found = len(np.unique(groups))
-    if found < FOLDS:
-        raise ValueError(
-            f"{FOLDS} folds take {FOLDS} loops or more, got {found}: prepare more audio, so that "
-            "the test split grows"
-        )
+    if len(np.unique(groups)) < FOLDS:
+        return np.full(targets.shape[1], np.nan)
     predicted = np.empty(targets.shape)
     for train, test in GroupKFold(FOLDS).split(features, groups=groups):
         model = make_pipeline(StandardScaler(), RidgeCV(RIDGE_ALPHAS, alpha_per_target=True))
@@ -336,14 +337,21 @@ def _items(loops: int, factors: bool) -> list[dict[str, object]]:
     )
     if factors:
         probes += ", and of the synthesiser's own settings from a loop's latents over time"
+    if loops < FOLDS:
+        probes += f". {loops} loops are too few for that"
+    dots = (
+        "A dot: not significant at a false discovery rate of 5 % (bootstrap over loops, "
+        "Benjamini-Hochberg)."
+        if loops > 2
+        else "A dot: not tested, two loops are too few for that."
+    )
     return [
         {
             "kind": "figure",
             "file": "correlations.png",
             "title": "Latent dimensions and acoustic descriptors",
             "caption": f"Spearman correlation over the frames of {loops} test loops, dimensions "
-            "ordered by the descriptor each follows most. A dot: not significant at a false "
-            "discovery rate of 5 % (bootstrap over loops, Benjamini-Hochberg).",
+            f"ordered by the descriptor each follows most. {dots}",
         },
         {
             "kind": "figure",

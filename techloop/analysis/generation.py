@@ -29,6 +29,7 @@ COLUMNS = 4
 SILENT_LUFS = -60.0
 TRAINING_LOOPS = 2000  # that generated loops are held against
 COPY_QUANTILE = 0.01
+FEWEST_TO_RANK = 20  # real loops that such a quantile is taken of
 FLOOR_DB = -80.0
 MEANS = ("loudness_db", "onset_density", "pulse_clarity", "kick_on_beat")
 BATCH = 50
@@ -56,34 +57,38 @@ def evaluate_generation(
         test: the test split.
         folder: is replaced; gets metrics.json, items.json, PNG and WAV files.
         loops_used: size of the samples, where the splits have as many.
-        examples: generated loops to hear and see: the first ones drawn, not chosen.
+        examples: generated loops to hear and see, no more than the samples have: the first ones
+            drawn, not chosen.
         seed: of the draws.
 
     Returns:
         What metrics.json holds, each but the last two also with `real_` before it:
 
         * `frechet_log_mel`, in dB²: `frechet_distance` of log-mel statistics to those of training
-          loops, in the latter's first 16 principal components; `frechet_descriptors`: of the loop
-          descriptors but loudness, in deviations of the training loops.
-        * `density`, `coverage`: `density_coverage` in the same components, 5 neighbours.
-        * `diversity_ratio`: `mean_pairwise_distance` there over that of training loops.
+          loops, in the latter's first 16 principal components (of fewer than 64 loops: one for
+          each four); `frechet_descriptors`: of the 12 loop descriptors but loudness, in deviations
+          of the training loops; of fewer than 13 loops nan.
+        * `density`, `coverage`: `density_coverage` in the same components, 5 neighbours; of fewer
+          than 6 loops nan.
+        * `diversity_ratio`: `mean_pairwise_distance` there over that of training loops; nan where
+          these are all the same.
         * `nearest_training_db`, `nearest_training_ratio`: medians of `nearest_distance`.
         * `on_grid_share`, `seam_ratio` (median); `silent_share`: loops below -60 LUFS; means of
           loudness, onset density, pulse clarity and kick_on_beat.
-        * `copied_share`: loops with a nearest ratio below the lowest 1 % of test loops;
-          `chance_on_grid_share`.
+        * `copied_share`: loops with a nearest ratio below the lowest 1 % of test loops; of fewer
+          than 20 loops nan. `chance_on_grid_share`.
 
     Raises:
-        ValueError: fewer than `4 * NEIGHBOURS` loops in a split, or loops of another grid.
+        ValueError: fewer than two loops in a split, or loops of another grid.
     """
     grid = instrument.grid
     if test.grid != grid or train.grid != grid:
         raise ValueError(f"the loops are on {test.grid}, the instrument on {grid}")
     n = min(len(train), len(test), loops_used)
-    if n < 4 * NEIGHBOURS:
+    if n < 2:
         raise ValueError(
-            f"generation is judged on {4 * NEIGHBOURS} loops a split or more; train has "
-            f"{len(train)}, test {len(test)}, and {loops_used} are asked for. Prepare more audio."
+            f"generation is judged on two loops a split or more; train has {len(train)}, test "
+            f"{len(test)}, and {loops_used} are asked for. Prepare more audio."
         )
     rng = np.random.default_rng(seed)
     held = rng.permutation(len(train))[:TRAINING_LOOPS]
@@ -102,25 +107,33 @@ def evaluate_generation(
             for i in tqdm(range(0, len(held), BATCH), "training loops")
         ]
     )
-    project = PrincipalComponents(reference["statistics"], min(COMPONENTS, n // 4))
-    plane = {"train": project(reference["statistics"])}
+    components = min(COMPONENTS, max(n // 4, 1))
+    project = PrincipalComponents(reference["statistics"], min(max(components, 2), n - 1))
+    places = {"train": project(reference["statistics"])}
+    train_points = places["train"][:, :components]
+    variety = mean_pairwise_distance(train_points)
     nearest: dict[str, np.ndarray] = {}
     metrics = {"loops": float(n), "training_loops": float(len(held))}
     for prefix, audio in (("", fake), ("real_", real)):
         found = features(audio, grid)
-        plane[prefix] = project(found["statistics"])
+        places[prefix] = project(found["statistics"])
+        points = places[prefix][:, :components]
         distance_db, nearest[prefix] = nearest_distance(found["patterns"], memory)
-        density, coverage = density_coverage(plane["train"], plane[prefix], NEIGHBOURS)
+        density, coverage = (
+            density_coverage(train_points, points, NEIGHBOURS)
+            if n > NEIGHBOURS
+            else (math.nan, math.nan)
+        )
+        # Without loudness, the first, which preparation has set to one value in real loops.
+        descriptors = standardised(reference["descriptors"][:, 1:], found["descriptors"][:, 1:])
         values = {
-            "frechet_log_mel": frechet_distance(plane["train"], plane[prefix]),
-            # Without loudness, the first, which preparation has set to one value in real loops.
-            "frechet_descriptors": frechet_distance(
-                *standardised(reference["descriptors"][:, 1:], found["descriptors"][:, 1:])
-            ),
+            "frechet_log_mel": frechet_distance(train_points, points),
+            "frechet_descriptors": frechet_distance(*descriptors)
+            if n > descriptors[0].shape[1]
+            else math.nan,
             "density": density,
             "coverage": coverage,
-            "diversity_ratio": mean_pairwise_distance(plane[prefix])
-            / mean_pairwise_distance(plane["train"]),
+            "diversity_ratio": mean_pairwise_distance(points) / variety if variety else math.nan,
             "nearest_training_db": float(np.median(distance_db)),
             "nearest_training_ratio": float(np.median(nearest[prefix])),
             "on_grid_share": on_grid_share(found["onsets"] > 0, grid),
@@ -131,7 +144,8 @@ def evaluate_generation(
         metrics |= {prefix + name: value for name, value in values.items()}
     limit = np.quantile(nearest["real_"], COPY_QUANTILE)
     # As near to a training loop as 1 % of loops by chance are: 0.01 is what to expect.
-    metrics["copied_share"] = float((nearest[""] < limit).mean())
+    copied = float((nearest[""] < limit).mean())
+    metrics["copied_share"] = copied if n >= FEWEST_TO_RANK else math.nan
     metrics["chance_on_grid_share"] = chance_on_grid_share(grid)
 
     shown = min(examples, n)
@@ -154,9 +168,9 @@ def evaluate_generation(
         scatter(
             new / "plane.png",
             {
-                "training": plane["train"][:, :2],
-                "test": plane["real_"][:, :2],
-                "generated": plane[""][:, :2],
+                "training": _plane(places["train"]),
+                "test": _plane(places["real_"]),
+                "generated": _plane(places[""]),
             },
             ("first principal component (dB)", "second principal component (dB)"),
         )
@@ -164,7 +178,7 @@ def evaluate_generation(
             write_loop(
                 new / f"generated-{i + 1}.wav", audio, grid.sample_rate_hz, grid.bpm, grid.beats
             )
-        write_json(new / "items.json", _items(shown, n, len(held)))
+        write_json(new / "items.json", _items(shown, len(beside), n, len(held)))
         write_json(new / "metrics.json", metrics)
     return metrics
 
@@ -376,6 +390,11 @@ def _near_step(grid: Grid) -> np.ndarray:
     return np.minimum(place, step - place) <= step / 4
 
 
+def _plane(points: np.ndarray) -> np.ndarray:
+    """The first two coordinates; two loops have but one component: the second is 0."""
+    return np.pad(points[:, :2], ((0, 0), (0, max(0, 2 - points.shape[1]))))
+
+
 def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return cdist(x.astype(np.float64), y.astype(np.float64))
 
@@ -389,13 +408,13 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(defined)) if defined.size else math.nan
 
 
-def _items(shown: int, n: int, held: int) -> list[dict[str, object]]:
+def _items(shown: int, real: int, n: int, held: int) -> list[dict[str, object]]:
     figures = (
         (
             "spectrograms.png",
             "Generated loops",
             f"Mel spectrograms of the first {shown} loops drawn from the prior, none chosen, and "
-            "of real test loops in the last row. One colour scale.",
+            f"after them of {real} real test loops. One colour scale.",
         ),
         (
             "nearest.png",

@@ -47,7 +47,7 @@ def evaluate_reconstruction(
         loops: what to reconstruct: the test split.
         folder: is replaced; gets metrics.json, items.json, PNG and WAV files.
         loops_used: at most so many loops, drawn by `seed`.
-        examples: loops to hear and see, evenly from the best to the worst.
+        examples: loops to hear and see, where there are as many, evenly from best to worst.
         seed: of the draws.
 
     Returns:
@@ -56,8 +56,11 @@ def evaluate_reconstruction(
     Raises:
         ValueError: fewer than two loops, or loops of another grid than the model's.
     """
-    if len(loops) < 2:
-        raise ValueError(f"{loops.folder}: to compare loops takes two, the split has {len(loops)}")
+    if min(len(loops), loops_used) < 2:
+        raise ValueError(
+            f"{loops.folder}: to compare loops takes two; the split has {len(loops)}, and "
+            f"{loops_used} are asked for"
+        )
     if loops.grid != vae.grid:
         raise ValueError(f"the loops are on {loops.grid}, the audio VAE on {vae.grid}")
     grid, rng = loops.grid, np.random.default_rng(seed)
@@ -92,7 +95,7 @@ def evaluate_reconstruction(
             error = per_loop["log_mel_l1_db"].numpy()
 
     mel = {prefix: torch.cat(levels) for prefix, levels in mels.items()}
-    places = np.linspace(0, len(x) - 1, examples).round().astype(int)
+    places = np.linspace(0, len(x) - 1, min(examples, len(x))).round().astype(int)
     chosen = np.argsort(error, kind="stable")[places]
     names = _rank_names(places, len(x))
     titles = [f"{name} ({error[i]:.1f} dB)" for name, i in zip(names, chosen, strict=True)]
@@ -227,8 +230,9 @@ def _amplitude(x: Tensor, window: int) -> Tensor:
 
 
 def _rank_names(places: np.ndarray, n: int) -> list[str]:
-    """Best, median and worst where these are the places; else the place."""
-    named = {n // 2: "median", (n - 1) // 2: "median", n - 1: "worst", 0: "best"}
+    """Best, median and worst where these are the places; else the place. No two are alike."""
+    middle = next((int(p) for p in places if p in ((n - 1) // 2, n // 2)), -1)
+    named = {middle: "median", n - 1: "worst", 0: "best"}
     return [named.get(int(p), f"rank {p + 1} of {n}") for p in places]
 
 

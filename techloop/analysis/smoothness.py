@@ -1,8 +1,8 @@
-"""Is the top space smooth: how loudness and brightness move along its paths, bar by bar.
+"""Is the top space smooth: how loudness and brightness move along its paths, loop by loop.
 
 Ways from one loop to another are compared on the same ends: the straight line in the top space,
-the straight line between VAE 1's latents of its ends, the cross-fade of the ends' waveforms, and
-the first with its points between the ends shuffled.
+the straight line between VAE 1's latents of its ends, the linear cross-fade of the ends' waveforms,
+and the first with its points between the ends shuffled.
 """
 
 import math
@@ -20,7 +20,7 @@ from techloop.datasets import LoopDataset
 from techloop.descriptors import loop_descriptors
 from techloop.figures import descriptor_paths, descriptor_walks, spectrogram_grid
 from techloop.grid import Grid
-from techloop.instrument import Instrument, interpolate
+from techloop.instrument import Instrument, closed_walk, interpolate
 from techloop.spectral import log_mel
 
 FOLLOWED = {"loudness_db": "loudness (LUFS)", "centroid_hz": "centroid (Hz)"}
@@ -51,7 +51,7 @@ def evaluate_smoothness(
         loops: where the ends come from: the test split.
         folder: is replaced; gets metrics.json, items.json, PNG and WAV files.
         paths: how many pairs of loops, drawn by `seed`.
-        points: points of a path, its ends included; a walk has twice as many bars.
+        points: loops of a path, its ends included; a walk has twice as many.
         seed: of the draws.
 
     Returns:
@@ -86,13 +86,15 @@ def evaluate_smoothness(
         prefix = "" if way == "top" else f"{way}_"
         metrics |= {prefix + name: value for name, value in path_metrics(values).items()}
 
-    bars = 2 * points
-    walks = [instrument.walk(bars, seed + i) for i in tqdm(range(WALKS), "walks")]
-    walked = np.stack([_followed(w.reshape(bars, -1), grid) for w in walks])
+    steps, shape = 2 * points, instrument.point_shape
+    walks = [
+        instrument.render_sequence(closed_walk(steps, shape, seed + i), seed + i)
+        for i in tqdm(range(WALKS), "walks")
+    ]
+    walked = np.stack([_followed(w.reshape(steps, -1), grid) for w in walks])
     metrics |= walk_metrics(walked)
 
-    a, b = loops.audio(pairs[0])
-    morph = instrument.morph(a, b, points)
+    morph = instrument.render_sequence(interpolate(ends[0, 0], ends[0, 1], points))
     faded = crossfade(morph[: grid.samples], morph[-grid.samples :], points).ravel()
     low_hz, high_hz = 30.0, grid.sample_rate_hz / 2
     with whole_folder(folder) as new:
@@ -107,15 +109,15 @@ def evaluate_smoothness(
         spectrogram_grid(
             new / "morph.png",
             np.stack([_overview(x, grid) for x in (morph, faded)]),
-            ["straight line in the top space", "cross-fade of the same ends"],
+            ["straight line in the top space", "linear cross-fade of the same ends"],
             columns=1,
-            span=(points, "bar"),
+            span=(points, "loop"),
             mel_range_hz=(low_hz, high_hz),
         )
         for name, audio in (("morph", morph), ("crossfade", faded), ("walk", walks[0])):
             beats = grid.beats * len(audio) // grid.samples
             write_loop(new / f"{name}.wav", audio, grid.sample_rate_hz, grid.bpm, beats)
-        write_json(new / "items.json", _items(paths, points, bars))
+        write_json(new / "items.json", _items(paths, points, steps))
         write_json(new / "metrics.json", metrics)
     return metrics
 
@@ -209,7 +211,7 @@ def path_metrics(values: Float[np.ndarray, "paths points descriptors"]) -> dict[
     }
 
 
-def walk_metrics(values: Float[np.ndarray, "walks bars descriptors"]) -> dict[str, float]:
+def walk_metrics(values: Float[np.ndarray, "walks loops descriptors"]) -> dict[str, float]:
     """The median over closed walks of `closed_length_ratio`, by descriptor."""
     return {
         f"walk_length_ratio_{descriptor}": _median([closed_length_ratio(w) for w in values[..., k]])
@@ -220,17 +222,18 @@ def walk_metrics(values: Float[np.ndarray, "walks bars descriptors"]) -> dict[st
 def crossfade(
     a: Float[np.ndarray, "samples"], b: Float[np.ndarray, "samples"], n: int
 ) -> Float[np.ndarray, "n samples"]:
-    """`n` mixes of two loops from `a` to `b`, both included, at equal power.
+    """`n` mixes of two loops from `a` to `b`, both included, at weights that add up to one.
+
+    Linear: at equal power, loops in phase (kicks on the same beats) would be louder half-way than
+    at either end, and any other way would look straight beside that.
 
     Raises:
         ValueError: fewer than two points.
     """
     if n < 2:
         raise ValueError(f"a cross-fade needs two points, got {n}")
-    angle = np.linspace(0, np.pi / 2, n, dtype=np.float32)[:, None]
-    out = np.cos(angle) * a + np.sin(angle) * b
-    out[0], out[-1] = a, b
-    return out
+    share = np.linspace(0, 1, n, dtype=np.float32)[:, None]
+    return (1 - share) * a + share * b
 
 
 def _displacement(values: np.ndarray, points: int) -> float:
@@ -253,38 +256,39 @@ def _followed(audio: np.ndarray, grid: Grid) -> Float[np.ndarray, "n descriptors
 
 
 def _overview(audio: np.ndarray, grid: Grid) -> np.ndarray:
-    """Mel levels of many bars, a frame a sixteenth of a beat or so: more would not be seen."""
+    """Mel levels of many loops, a frame a sixteenth of a beat or so: more would not be seen."""
     level = log_mel(torch.from_numpy(audio)[None], grid.sample_rate_hz, hop=grid.hop)[0]
     return level[:, ::2].numpy()
 
 
-def _items(paths: int, points: int, bars: int) -> list[dict[str, object]]:
-    morph = f"The straight line of pair 1, {points} bars, decoded as one piece."
+def _items(paths: int, points: int, steps: int) -> list[dict[str, object]]:
+    morph = f"The straight line of pair 1, {points} loops, decoded as one piece."
     return [
         {
             "kind": "figure",
             "file": "paths.png",
             "title": "Loudness and centroid along interpolations",
-            "caption": f"Between the reconstructions of pairs of test loops, a point a bar; the "
-            f"first of {paths} random pairs. All ways share their ends.",
+            "caption": f"Between the reconstructions of pairs of test loops, a point a loop; "
+            f"the first of {paths} random pairs. All ways share their ends; the cross-fade is "
+            "linear.",
         },
         {
             "kind": "figure",
             "file": "morph.png",
             "title": "A morph and a cross-fade",
             "caption": "Mel spectrograms of pair 1 from its first loop to its second: along the "
-            "straight line in the top space, and as a cross-fade of the same two ends.",
+            "straight line in the top space, and as a linear cross-fade of the same two ends.",
         },
         {
             "kind": "figure",
             "file": "walks.png",
             "title": "Closed random walks",
-            "caption": f"Loudness and centroid of each of {bars} bars of {WALKS} smooth random "
+            "caption": f"Loudness and centroid of each of {steps} loops of {WALKS} smooth random "
             "curves in the top space that end where they began.",
         },
         _audio("morph.wav", "Morph", morph, False),
-        _audio("crossfade.wav", "Cross-fade", "To compare: the same ends, mixed.", False),
-        _audio("walk.wav", "Walk", f"Walk 1: {bars} bars that close into a loop.", True),
+        _audio("crossfade.wav", "Cross-fade", "To compare: the same ends, mixed linearly.", False),
+        _audio("walk.wav", "Walk", f"Walk 1: {steps} loops that close into one.", True),
     ]
 
 
