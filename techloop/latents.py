@@ -71,9 +71,8 @@ def extract_latents(
             shards.append({"file": name, "loops": len(rows)})
             index.loc[rows.start : rows.stop - 1, "shard"] = number
             index.loc[rows.start : rows.stop - 1, "row"] = range(len(rows))
-            train = torch.from_numpy(
-                (index["split"].iloc[rows.start : rows.stop] == "train").to_numpy()
-            )
+            split = index["split"].iloc[rows.start : rows.stop]
+            train = torch.tensor((split == "train").tolist())
             parts.append((mu[train], sigma[train]))
         bar.close()
         mu, sigma = (torch.cat(v) for v in zip(*parts, strict=True))

@@ -6,13 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from techloop.artifacts import whole_folder, write_json
 from techloop.datasets import LoopDataset
 from techloop.latents import latent_metrics
 from techloop.losses import gaussian_kl, mmd, rate, spectral_distance
 from techloop.models.audio_vae import AudioVAE
 from techloop.params import AudioVAECell, TrainAudioVAE
-from techloop.training.loop import Log, final_metrics, fit, forget, warm_up, write_history
+from techloop.training.loop import Log, train_into, warm_up
 
 VALIDATION_LOOPS = 64
 
@@ -52,10 +51,9 @@ def train_audio_vae(
         if cell.regulariser == "kl":
             penalty = rate(kl, cell.free_nats)
         else:
-            z = (mu + sigma * torch.randn(mu.shape, generator=draw, device=mu.device)).mT.flatten(
-                0, 1
-            )
-            penalty = mmd(z, torch.randn(z.shape, generator=draw, device=z.device))
+            z = mu + sigma * torch.randn(mu.shape, generator=draw, device=mu.device)
+            frames = z.mT.flatten(0, 1)
+            penalty = mmd(frames, torch.randn(frames.shape, generator=draw, device=z.device))
         weight = cell.weight * warm_up(seen, cell.warmup_loops)
         return {
             "loss": log_term + linear_term + weight * penalty,
@@ -75,25 +73,19 @@ def train_audio_vae(
         "cell": cell.model_dump(),
         "seed": seed,
     }
-    identity = {"stage": "train_audio_vae", "params": params.model_dump(exclude={"cells"}), **notes}
-    history = fit(
+    return train_into(
+        folder,
         model,
         step,
         validate,
         loops=len(loops),
         training=params.training,
         seed=seed,
-        identity=identity,
+        notes=notes,
+        identity=params.model_dump(exclude={"cells"}),
         log=log,
         checkpoints=checkpoints,
     )
-    metrics = final_metrics(history, model)
-    with whole_folder(folder) as new:
-        model.save(new, **notes)
-        write_history(history, new / "history.csv")
-        write_json(new / "metrics.json", metrics)
-    forget(identity, checkpoints)
-    return metrics
 
 
 def random_crops(x: Tensor, crop: int, draw: torch.Generator) -> Tensor:

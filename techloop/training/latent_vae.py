@@ -1,19 +1,17 @@
 """Training of VAE 2 on the trajectories of VAE 1."""
 
 import math
-import shutil
 import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from techloop.artifacts import whole_folder, write_json
 from techloop.datasets import LatentDataset
 from techloop.losses import active_units, gaussian_kl, gaussian_kl_between, gaussian_nll, rate
 from techloop.models.latent_vae import LatentVAE
 from techloop.params import LatentVAECell, TrainLatentVAE
-from techloop.training.loop import Log, final_metrics, fit, forget, warm_up, write_history
+from techloop.training.loop import Log, train_into, warm_up
 
 
 def train_latent_vae(
@@ -78,30 +76,20 @@ def train_latent_vae(
         "cell": cell.model_dump(),
         "seed": seed,
     }
-    identity = {
-        "stage": "train_latent_vae",
-        "params": params.model_dump(exclude={"cells"}),
-        **notes,
-    }
-    history = fit(
+    return train_into(
+        folder,
         model,
         step,
         validate,
         loops=len(latents),
         training=params.training,
         seed=seed,
-        identity=identity,
+        notes=notes,
+        identity=params.model_dump(exclude={"cells"}),
         log=log,
         checkpoints=checkpoints,
+        beside={"audio_vae": latents.folder / "audio_vae"},
     )
-    metrics = final_metrics(history, model)
-    with whole_folder(folder) as new:
-        model.save(new, **notes)
-        write_history(history, new / "history.csv")
-        write_json(new / "metrics.json", metrics)
-        shutil.copytree(Path(latents_folder) / "audio_vae", new / "audio_vae")
-    forget(identity, checkpoints)
-    return metrics
 
 
 def distortion_nats(

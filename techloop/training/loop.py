@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from techloop.artifacts import fingerprint, whole_file
-from techloop.models.model import parameter_count, pick_device
+from techloop.artifacts import fingerprint, whole_file, whole_folder, write_json
+from techloop.models.model import Model, parameter_count, pick_device
 from techloop.params import Training
 
 Log = Callable[[Mapping[str, float], int], None]
@@ -39,6 +39,59 @@ def fabric_from_environment() -> Fabric:
     fabric = Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
     fabric.launch()
     return fabric
+
+
+def train_into(
+    folder: str | Path,
+    model: Model,
+    step: Step,
+    validate: Validate,
+    *,
+    loops: int,
+    training: Training,
+    seed: int,
+    notes: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    log: Log,
+    checkpoints: Path,
+    beside: Mapping[str, Path] | None = None,
+) -> dict[str, float]:
+    """`fit` a model, then write its folder whole: weights, configuration, history and metrics.
+
+    Args:
+        folder: is replaced.
+        notes: what `config.json` says besides sizes and grid; part of the identity.
+        identity: what else determines the result.
+        beside: folders copied into it, by name.
+
+    Returns:
+        The numbers of the last validation, and the network's size.
+    """
+    import pandas as pd
+
+    whole_identity = {"network": type(model).__name__, **identity, **notes}
+    history = fit(
+        model,
+        step,
+        validate,
+        loops=loops,
+        training=training,
+        seed=seed,
+        identity=whole_identity,
+        log=log,
+        checkpoints=checkpoints,
+    )
+    last = next(row for row in reversed(history) if row["split"] == "validation")
+    metrics = {name: float(value) for name, value in last.items() if name != "split"}
+    metrics["parameters"] = float(parameter_count(model))
+    with whole_folder(folder) as new:
+        model.save(new, **notes)
+        pd.DataFrame(history).to_csv(new / "history.csv", index=False)
+        write_json(new / "metrics.json", metrics)
+        for name, source in (beside or {}).items():
+            shutil.copytree(source, new / name)
+    shutil.rmtree(checkpoint_folder(whole_identity, checkpoints), ignore_errors=True)
+    return metrics
 
 
 def fit(
@@ -65,7 +118,7 @@ def fit(
         loops: size of the training split.
         identity: all that determines the result; a checkpoint of another identity is not resumed.
         log: called with named numbers, prefixed by their split, and the loops seen.
-        checkpoints: folder of `<hash of identity>/last.pt`, deleted when the caller calls `forget`.
+        checkpoints: folder of `<hash of identity>/last.pt`, which stays.
 
     Returns:
         The history: one row a log, `loops_seen`, `split`, then the metrics.
@@ -164,28 +217,9 @@ def _code() -> str:
     return fingerprint({p.relative_to(package).as_posix(): p for p in package.rglob("*.py")})
 
 
-def forget(identity: Mapping[str, Any], checkpoints: Path) -> None:
-    """Delete the checkpoint of a training whose result is safely written."""
-    shutil.rmtree(checkpoint_folder(identity, checkpoints), ignore_errors=True)
-
-
-def write_history(history: list[dict[str, Any]], path: Path) -> None:
-    """The history as CSV; a metric that a split does not have is empty."""
-    import pandas as pd
-
-    pd.DataFrame(history).to_csv(path, index=False)
-
-
 def warm_up(seen: int, over: int) -> float:
     """Share of a weight that grows linearly to 1 over the first loops."""
     return min(1.0, seen / over) if over else 1.0
-
-
-def final_metrics(history: Sequence[Mapping[str, Any]], model: nn.Module) -> dict[str, float]:
-    """The last validation's numbers, and the network's size."""
-    last = next(r for r in reversed(history) if r["split"] == "validation")
-    named = {k: v for k, v in last.items() if k not in ("split", "loops_seen")}
-    return {**named, "parameters": float(parameter_count(model)), "loops_seen": last["loops_seen"]}
 
 
 def schedule(progress: float) -> float:
