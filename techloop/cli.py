@@ -160,10 +160,11 @@ def _loops_of(file: Path, instrument: "Instrument") -> "tuple[np.ndarray, list[i
         row = rejected[0]
         value, limit = row["value"], row["limit"]
         measured = "" if np.isnan(limit) else f" ({value:g}, limit {limit:g})"
+        reason = f"{row['reason'].replace('_', ' ')}: {row['detail'].rstrip('.')}{measured}"
         raise ValueError(
-            f"{file} gave no loop: {row['reason'].replace('_', ' ')}: {row['detail']}{measured}. A "
-            f"recording must hold {grid.beats} beats or more, at a tempo that can be found; the "
-            f"tempo in its name, as in `{file.stem} 128bpm{file.suffix}`, helps."
+            f"{file} gave no loop: {reason}. A recording must hold {grid.beats} beats or more, at "
+            f"a tempo that can be found; the tempo in its name, as in `{file.stem} "
+            f"128bpm{file.suffix}`, helps."
         )
     return np.stack(loops) / np.float32(32_768), [row["bar_in_source"] for row in rows]
 
