@@ -34,7 +34,7 @@ Model = Annotated[
         show_default=False,
     ),
 ]
-Bars = Annotated[int, typer.Option(min=2, help="Loops in the piece.")]
+Bars = Annotated[int, typer.Option(min=2, help="Bars in the piece.")]
 Recording = Annotated[Path, typer.Argument(help="Any audio file: WAV, FLAC, OGG, MP3, AIFF.")]
 
 
@@ -148,6 +148,7 @@ def _loops_of(file: Path, instrument: "Instrument") -> "tuple[np.ndarray, list[i
     """
     import numpy as np
 
+    from techloop.audio import INT16_SCALE
     from techloop.loops import Recipe, prepare_item
     from techloop.sources import Item
     from techloop.sources.folder import FolderSource
@@ -166,7 +167,7 @@ def _loops_of(file: Path, instrument: "Instrument") -> "tuple[np.ndarray, list[i
             f"a tempo that can be found; the tempo in its name, as in `{file.stem} "
             f"128bpm{file.suffix}`, helps."
         )
-    return np.stack(loops) / np.float32(32_768), [row["bar_in_source"] for row in rows]
+    return np.stack(loops) / np.float32(INT16_SCALE), [row["bar_in_source"] for row in rows]
 
 
 def _write(

@@ -143,9 +143,10 @@ def prepare_loops(
         index.to_parquet(new / "index.parquet", index=False)
         made_of = fingerprint(new)
         pd.DataFrame(rejected, columns=REJECTED_COLUMNS).to_csv(new / "rejected.csv", index=False)
+        preparation = asdict(recipe)
         card = {
             "format": FORMAT,
-            "grid": asdict(grid),
+            "grid": preparation.pop("grid"),
             "source": source.name,
             "loops": len(rows),
             "hours": len(rows) * grid.duration_s / 3600,
@@ -154,12 +155,7 @@ def prepare_loops(
             "licences": dict(sorted(Counter(row["licence"] for row in rows).items())),
             "rejected": dict(reasons.most_common()),
             "items": len(items),
-            "preparation": {
-                "min_bpm": min_bpm,
-                "max_bpm": max_bpm,
-                "loudness_lufs": loudness_lufs,
-                "silence_lufs": silence_lufs,
-            },
+            "preparation": preparation,
             "seed": seed,
             "fingerprint": made_of,
         }

@@ -194,7 +194,7 @@ class Params(Section):
     def told(self, section: str, cell: str | None = None) -> dict[str, Any]:
         """What a stage's run is logged with: seed, grid, and its section, or a cell's share."""
         own = getattr(self, section)
-        mine = own.of(cell) if isinstance(own, CellsSection) and cell else own.model_dump()
+        mine = own.of(cell) if cell else own.model_dump()
         return {"seed": self.seed, "grid": self.grid.model_dump(), **mine}
 
     def beat_grid(self) -> Grid:
@@ -228,11 +228,11 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         raise ValueError(f"{path}: {'; '.join(map(_complaint, error.errors()))}.") from None
     grid, audio = params.beat_grid(), params.train_audio_vae
     # What would only be noticed once the stages before have run for long:
-    if grid.hop % audio.model.bands or (grid.hop // audio.model.bands).bit_count() != 1:
-        raise ValueError(
-            f"{path}: `train_audio_vae.model.bands` is {audio.model.bands}; the hop of {grid.hop} "
-            "samples must be a power of two times it, such as hop / 8"
-        )
+    bands = audio.model.bands
+    try:
+        grid.doublings(bands)
+    except ValueError as error:
+        raise ValueError(f"{path}: `train_audio_vae.model.bands` is {bands}; {error}") from None
     for name, cell in params.train_latent_vae.cells.items():
         where = f"{path}: `train_latent_vae.cells.{name}"
         if cell.regulariser not in audio.cells:

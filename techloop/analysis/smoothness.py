@@ -20,7 +20,7 @@ from techloop.datasets import LoopDataset
 from techloop.descriptors import loop_descriptors
 from techloop.figures import descriptor_paths, descriptor_walks, spectrogram_grid
 from techloop.grid import Grid
-from techloop.instrument import Instrument, closed_walk, interpolate
+from techloop.instrument import Instrument, interpolate
 from techloop.spectral import log_mel
 
 FOLLOWED = {"loudness_db": "loudness (LUFS)", "centroid_hz": "centroid (Hz)"}
@@ -86,11 +86,8 @@ def evaluate_smoothness(
         prefix = "" if way == "top" else f"{way}_"
         metrics |= {prefix + name: value for name, value in path_metrics(values).items()}
 
-    steps, shape = 2 * points, instrument.point_shape
-    walks = [
-        instrument.render_sequence(closed_walk(steps, shape, seed + i), seed + i)
-        for i in tqdm(range(WALKS), "walks")
-    ]
+    steps = 2 * points
+    walks = [instrument.walk(steps * grid.bars, seed + i) for i in tqdm(range(WALKS), "walks")]
     walked = np.stack([_followed(w.reshape(steps, -1), grid) for w in walks])
     metrics |= walk_metrics(walked)
 

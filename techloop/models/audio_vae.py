@@ -41,14 +41,8 @@ class AudioVAE(Model):
         self, grid: Grid, *, latent_dim: int, bands: int, channels: int, blocks: int
     ) -> None:
         super().__init__(grid, latent_dim=latent_dim, bands=bands, channels=channels, blocks=blocks)
-        ratio = grid.hop // bands
-        if grid.hop % bands or ratio & (ratio - 1):
-            raise ValueError(
-                f"audio VAE: a hop of {grid.hop} samples is no power of two times {bands} bands; "
-                "choose bands such as hop / 8"
-            )
-        doublings = ratio.bit_length() - 1
-        widths = [max(channels >> level, bands) for level in range(doublings + 1)][::-1]
+        levels = range(grid.doublings(bands) + 1)
+        widths = [max(channels >> level, bands) for level in levels][::-1]
         self.latent_dim = latent_dim
         self.filter_bank = FilterBank(bands)
         self.encoder = Encoder(bands, widths, blocks, latent_dim)

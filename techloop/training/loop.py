@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,7 @@ def checkpoint_folder(identity: Mapping[str, Any], checkpoints: Path) -> Path:
     return checkpoints / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@cache  # what this process runs, though a file be edited meanwhile
 def _code() -> str:
     """What the library's code is called by: an edited one must not resume another's checkpoint."""
     package = Path(__file__).parents[1]
