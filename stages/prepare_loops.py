@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from stages import run_stage
-from techloop.loops import prepare_loops
-from techloop.params import load_params
+from techloop.loops import Recipe
+from techloop.params import Params, load_params
+from techloop.preparation import prepare_loops
 from techloop.sources import Source
 from techloop.sources.folder import FolderSource
+from techloop.sources.fsld import FSLDSource
 from techloop.sources.synth import SynthSource
 from techloop.tracking import track
 
@@ -16,36 +18,41 @@ FOLDER = Path("data/loops")
 def main() -> None:
     """Prepare `data/loops`."""
     params = load_params()
-    section, grid = params.prepare_loops, params.beat_grid()
-    source: Source
-    if section.source == "folder":
-        source, inputs = FolderSource(section.folder.path), [Path(section.folder.path)]
-        source.items()  # complains of a missing or empty folder before a run is opened
-    else:
-        source, inputs = SynthSource(grid, section.synth.loops, params.seed), []
+    section, source = params.prepare_loops, source_of(params)
+    source.items()  # complains of a missing or empty folder before a run is opened
+    local = section.source != "synth" and "://" not in section.path
+    inputs = [Path(section.path)] if local else []
     with track("prepare_loops", params.told("prepare_loops"), inputs) as run:
         card = prepare_loops(
             source,
             FOLDER,
-            grid=grid,
-            min_bpm=section.folder.min_bpm,
-            max_bpm=section.folder.max_bpm,
-            loudness_lufs=section.loudness_lufs,
-            silence_lufs=section.silence_lufs,
+            Recipe(params.beat_grid(), **section.recipe.model_dump()),
             train_fraction=section.train_fraction,
             validation_fraction=section.validation_fraction,
+            max_similarity=section.max_similarity,
             shard_mb=section.shard_mb,
             seed=params.seed,
+            checkpoints=Path("checkpoints/prepare_loops"),
         )
         run.log({"loops": card["loops"], "hours": card["hours"], "items": card["items"]})
         run.log({f"split/{split}": n for split, n in card["splits"].items()})
         run.log({f"rejected/{reason}": n for reason, n in card["rejected"].items()})
-        for file in ("card.json", "rejected.csv"):
+        for file in ("card.json", "rejected.csv", "attribution.csv"):
             run.artifacts(FOLDER / file)
     print(f"{card['loops']} loops ({card['hours']:.2f} h) of {card['items']} items; ", end="")
     print(", ".join(f"{split} {n}" for split, n in card["splits"].items()))
     for reason, n in card["rejected"].items():
         print(f"  rejected {n:6d}  {reason}")
+
+
+def source_of(params: Params) -> Source:
+    """Where the loops come from."""
+    section = params.prepare_loops
+    if section.source == "synth":
+        return SynthSource(params.beat_grid(), section.synth.loops, params.seed)
+    if section.source == "folder":
+        return FolderSource(section.path, section.folder.group)
+    return FSLDSource(section.path, **section.fsld.model_dump())
 
 
 if __name__ == "__main__":

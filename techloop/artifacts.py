@@ -1,79 +1,107 @@
 """Self-describing folders: written whole, then renamed into place; fingerprinted."""
 
+import functools
 import hashlib
 import json
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from upath import UPath
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
+def whole_folder(path: str | Path | UPath) -> Iterator[Path]:
     """A new folder that takes the place of `path` only when the block ends without an error.
 
     What stood at `path` stays until then. The new folder is made beside it, so that the rename
-    is one step of the file system; after an error nothing of it is left.
+    is one step of the file system; after an error nothing of it is left. Where `path` is a URI,
+    whose file system may have to copy each file instead, `card.json` goes last: what has none is
+    no artifact, and is not taken for one.
     """
-    path = Path(path)
+    path = UPath(path)
+    if path.is_file():
+        raise ValueError(f"{path} is a file, so no folder can be made there. Move it away.")
     path.parent.mkdir(parents=True, exist_ok=True)
     old = path.with_name(f".{path.name}-old")
     for left in path.parent.glob(f".{path.name}-new-*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+        remove(left)
     if old.exists() and not path.exists():
         old.rename(path)
-    new = Path(tempfile.mkdtemp(prefix=f".{path.name}-new-", dir=path.parent))
-    new.chmod(0o755)
+    new = path.with_name(f".{path.name}-new-{uuid.uuid4().hex[:8]}")
+    new.mkdir()
     try:
-        yield new
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            old.rename(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        yield cast(Path, new)  # or what behaves like one
+        if isinstance(path, Path):
+            remove(old)
+            if path.exists():
+                path.rename(old)
+            try:
+                new.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
+            remove(old)
+        else:
+            remove(path)
+            path.mkdir()
+            for file in sorted(new.rglob("*"), key=lambda file: file.name == "card.json"):
+                if file.is_file():
+                    target = path / file.relative_to(new)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    path.fs.mv(file.path, target.path)
+            remove(new)
     except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
+        remove(new)
         raise
 
 
+def remove(folder: Path | UPath) -> None:
+    """Delete a folder and all in it, if it is there."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.exists():
+        folder.fs.rm(folder.path, recursive=True)
+
+
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path | UPath) -> Iterator[Path]:
     """A new file that takes the place of `path` only when the block ends without an error."""
-    path = Path(path)
+    path = UPath(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     try:
-        yield new
-        new.replace(path)
+        yield cast(Path, new)
+        if isinstance(path, Path):
+            new.replace(path)
+        else:
+            path.fs.mv(new.path, path.path)
     except BaseException:
         new.unlink(missing_ok=True)
         raise
 
 
-def write_whole(path: str | Path, content: str | bytes) -> None:
+def write_whole(path: str | Path | UPath, content: str | bytes) -> None:
     """Write a file beside its place, then rename it there."""
     with whole_file(path) as new:
         new.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
-def write_json(path: str | Path, value: object) -> None:
+def write_json(path: str | Path | UPath, value: object) -> None:
     """Write JSON whole: keys as given, two spaces, NaN as null, a closing newline."""
     write_whole(path, json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path | UPath) -> Any:
     """Read JSON.
 
     Raises:
         ValueError: it is not there or damaged, with the way out.
     """
-    path = Path(path)
+    path = UPath(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -88,19 +116,27 @@ def read_json(path: str | Path) -> Any:
         ) from None
 
 
-def fingerprint(source: str | Path | Mapping[str, Path]) -> str:
+def fingerprint(source: str | Path | UPath | Mapping[str, Path]) -> str:
     """SHA-256 over the names and contents of a folder's files, or of these; 16 hex digits."""
-    if isinstance(source, str | Path):
-        folder = Path(source)
-        files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    files: Mapping[str, Path | UPath]
+    if isinstance(source, Mapping):
+        files = source
     else:
-        files = dict(source)
+        folder = UPath(source)
+        files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     total = hashlib.sha256()
     for name in sorted(files):
         with files[name].open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         total.update(f"{name} {digest}\n".encode())
     return total.hexdigest()[:16]
+
+
+@functools.cache  # what this process runs, though a file be edited meanwhile
+def code_fingerprint() -> str:
+    """What the library's code is called by: an edited one must not resume another's work."""
+    package = Path(__file__).parent
+    return fingerprint({p.relative_to(package).as_posix(): p for p in package.rglob("*.py")})
 
 
 def _finite(value: object) -> object:

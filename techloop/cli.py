@@ -1,9 +1,11 @@
-"""The `techloop` command: new loops, reconstructions, morphs and walks, as WAVs of whole bars."""
+"""The `techloop` command: new loops, reconstructions, morphs and walks; what a dataset holds."""
 
 # Nothing heavy is imported up here: `techloop --help` answers at once.
 import importlib.metadata
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +14,16 @@ import typer
 if TYPE_CHECKING:
     import numpy as np
 
+    from techloop.inspection import LoopsFolder
     from techloop.instrument import Instrument
+
+
+class Stretch(StrEnum):
+    """How a loop gets the tempo of the grid."""
+
+    RESAMPLE = "resample"
+    PRESERVE_PITCH = "preserve_pitch"
+
 
 MODELS = Path("data/latent_vae")
 PREFERRED = "kl-posterior-4"  # of the default cells, the one whose prior is nearest to real loops
@@ -42,7 +53,7 @@ Recording = Annotated[Path, typer.Argument(help="Any audio file: WAV, FLAC, OGG,
 def techloop(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """New loops, reconstructions, morphs and walks, as WAVs of whole bars."""
+    """New loops, reconstructions, morphs and walks; what a dataset holds."""
     if version:
         typer.echo(importlib.metadata.version("techloop"))
         raise typer.Exit
@@ -108,6 +119,73 @@ def walk(bars: Bars = 32, seed: Seed = 0, out: Out = Path("out"), model: Model =
         _write(out, f"walk-seed{seed}", piece, instrument, folder, about)
 
 
+@app.command()
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(help="Folder of audio, or the URI of one: s3://bucket/loops, zip://::a.zip"),
+    ],
+    out: Annotated[str, typer.Argument(help="Folder of the dataset, or its URI; is replaced.")],
+    bpm: Annotated[float, typer.Option(help="Tempo of the grid.")] = 125.0,
+    bars: Annotated[int, typer.Option(help="Bars a loop.")] = 1,
+    sample_rate_hz: Annotated[int, typer.Option(help="Of the loops.")] = 16_000,
+    stretch: Annotated[
+        Stretch, typer.Option(help="To the tempo of the grid: pitch follows, or stays.")
+    ] = Stretch.RESAMPLE,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; one a CPU by default.", show_default=False)
+    ] = None,
+) -> None:
+    """A dataset from a folder of any audio, without the pipeline. An interrupted run goes on."""
+    with _paragraphs():
+        from techloop.grid import Grid
+        from techloop.loops import Recipe
+        from techloop.preparation import prepare_loops
+        from techloop.sources.folder import FolderSource
+
+        grid = Grid(bpm=bpm, bars=bars, sample_rate_hz=sample_rate_hz)
+        recipe = Recipe(grid, stretch=stretch.value)
+        card = prepare_loops(FolderSource(source), out, recipe, workers=workers)
+    typer.echo(
+        f"{card['loops']} loops of {card['items']} files; `techloop inspect {out}` says more"
+    )
+
+
+@app.command()
+def inspect(
+    folder: Annotated[
+        str, typer.Argument(help="Folder of a dataset, or the URI of one.", metavar="FOLDER")
+    ] = "data/loops",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the same as a picture, inspect.png.", show_default=False),
+    ] = None,
+) -> None:
+    """What a dataset holds, what was left out of it and why, and how its tempi were found."""
+    with _paragraphs():
+        from techloop.inspection import describe, open_loops
+
+        loops = open_loops(folder)
+        text = describe(loops, sys.stdout.encoding or "ascii")
+    typer.echo(text)
+    with _paragraphs():
+        if out is not None:
+            typer.echo(f"\n{_draw(loops, out)}")
+        if loops.lacking:
+            raise ValueError(loops.age())
+
+
+@app.command()
+def fetch_fsld(
+    folder: Annotated[Path, typer.Argument(help="Where it goes.")] = Path("data/raw"),
+) -> None:
+    """Download the Freesound Loop Dataset (9 GB), or go on with it."""
+    with _paragraphs():
+        from techloop.sources.fsld import download_fsld
+
+        typer.echo(download_fsld(folder))
+
+
 @contextmanager
 def _paragraphs() -> Iterator[None]:
     """A user's mistake ends as one paragraph and exit code 1; ours keep their traceback."""
@@ -160,7 +238,7 @@ def _loops_of(file: Path, instrument: "Instrument") -> "tuple[np.ndarray, list[i
     if not loops:
         row = rejected[0]
         value, limit = row["value"], row["limit"]
-        measured = "" if np.isnan(limit) else f" ({value:g}, limit {limit:g})"
+        measured = f" ({value:g}, limit {limit:g})" if limit == limit else ""
         reason = f"{row['reason'].replace('_', ' ')}: {row['detail'].rstrip('.')}{measured}"
         raise ValueError(
             f"{file} gave no loop: {reason}. A recording must hold {grid.beats} beats or more, at "
@@ -168,6 +246,22 @@ def _loops_of(file: Path, instrument: "Instrument") -> "tuple[np.ndarray, list[i
             f"128bpm{file.suffix}`, helps."
         )
     return np.stack(loops) / np.float32(INT16_SCALE), [row["bar_in_source"] for row in rows]
+
+
+def _draw(loops: "LoopsFolder", out: Path) -> Path:
+    """Histograms and reasons as a picture in this folder."""
+    from techloop.figures import Bins, dataset_overview
+    from techloop.inspection import histograms, reasons, ticks
+
+    panels = [
+        Bins(h.title, h.unit, h.of, h.edges, h.counts, ticks(h), h.log)
+        for h in histograms(loops.index)
+    ]
+    left_out = [] if loops.rejected is None else reasons(loops.rejected, 0)
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "inspect.png"
+    dataset_overview(file, panels, {r.reason.replace("_", " "): r.rows for r in left_out})
+    return file
 
 
 def _write(

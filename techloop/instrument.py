@@ -1,6 +1,7 @@
 """Both VAEs as one instrument: sample, reconstruct, morph and wander among whole loops."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class Instrument:
         return cls(audio_vae, latent_vae, model_fingerprint(folder))
 
     @property
-    def preparation(self) -> dict[str, float]:
+    def preparation(self) -> dict[str, Any]:
         """How recordings were brought to the grid for its training, as `techloop.loops` takes it.
 
         Raises:

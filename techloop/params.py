@@ -61,19 +61,42 @@ class SynthParams(Section):
 class FolderParams(Section):
     """A folder of audio files."""
 
-    path: str
+    group: Literal["author", "folder", "file"]
+
+
+class FSLDParams(Section):
+    """The Freesound Loop Dataset, and what of it is taken."""
+
+    licences: list[str]
+    genres: list[str]
+    min_bpm: Annotated[float, Field(ge=0)]
+    max_bpm: Positive
+
+
+class RecipeParams(Section):
+    """What turns a recording into loops, see `techloop.loops.Recipe`."""
+
     min_bpm: Positive
     max_bpm: Positive
+    min_confidence: Fraction
+    tracker: Literal["librosa", "beat_this"]
+    stretch: Literal["resample", "preserve_pitch"]
+    loudness_lufs: float
+    silence_lufs: float
+    max_clipped_share: Fraction
+    max_dc_offset: Fraction
 
 
 class PrepareLoops(Section):
     """Section `prepare_loops`."""
 
-    source: Literal["synth", "folder"]
+    source: Literal["synth", "folder", "fsld"]
+    path: str
     synth: SynthParams
     folder: FolderParams
-    loudness_lufs: float
-    silence_lufs: float
+    fsld: FSLDParams
+    recipe: RecipeParams
+    max_similarity: Fraction
     train_fraction: Fraction
     validation_fraction: Fraction
     shard_mb: Count

@@ -7,7 +7,6 @@ import itertools
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,19 @@ import numpy as np
 
 from techloop.artifacts import read_json, write_json, write_whole
 from techloop.audio import read_audio
+from techloop.inspection import (
+    Histogram,
+    LoopsFolder,
+    duration,
+    families,
+    histograms,
+    least_sure,
+    nice_step,
+    open_loops,
+    reasons,
+    tempo_sources,
+    ticks,
+)
 
 LARGEST_BYTES = 14_500_000  # of the page; what would go beyond it is linked instead
 STAGES = {  # that have cells, in their order: of which VAE, and the folder of what is shown
@@ -59,6 +71,8 @@ BETTER = {
     "↑": r"r2|strongest_spearman|fine_structure|active|coverage|monoton|on_grid",
 }
 CHART = (260, 120)  # width and height of a curve, in its own units
+HISTOGRAM = (270, 130)  # the same of the bars of a histogram, in units of about a pixel
+FEW = 5  # of what is shown from the top of a list
 COLUMNS = 120  # of a drawn waveform
 LONG_BYTES = 300_000  # a sound above is a whole piece rather than a loop
 
@@ -101,7 +115,8 @@ def write_report(
     Raises:
         ValueError: a file is damaged, or one that `items.json` lists is not there.
     """
-    loops = read_json(data / "loops" / "card.json") if (data / "loops").is_dir() else None
+    dataset = open_loops(data / "loops") if (data / "loops").is_dir() else None
+    loops = dataset.card if dataset else None
     names, tops = {"audio": audio_cells, "latent": latent_cells}, {"data": data, "reports": reports}
     stages, absent = {}, {}
     for stage, (vae, place) in STAGES.items():
@@ -133,13 +148,14 @@ def write_report(
         runs=runs,
         commit=", ".join(sorted({run["commit"][:8] for run in runs})),
         loops=loops,
-        rejected=_rejected(data / "loops" / "rejected.csv"),
+        dataset=_dataset(dataset) if dataset else None,
         stages=stages,
         absent=absent,
         tables={name: _table(cells) for name, cells in stages.items()},
         charts={name: _charts(cells) for name, cells in stages.items()},
         dimensions={name: _dimensions(cells) for name, cells in stages.items()},
         chart=CHART,
+        histogram=HISTOGRAM,
         columns=COLUMNS,
     )
     metrics: dict[str, Any] = {
@@ -168,17 +184,12 @@ def shorten(text: str) -> str:
     """A field of a CSV file, shorter where it is a number with many digits; empty: a dash."""
     if not text:
         return "–"
+    if text in ("inf", "-inf"):  # as the level of digital silence
+        return text.replace("inf", "∞").replace("-", "−")
     try:
         return number(float(text))
     except ValueError:
         return text
-
-
-def duration(hours: float | int) -> str:
-    """Hours as they are said: `3.2 h`, `12 min`, `8 s`."""
-    if hours >= 1:
-        return f"{hours:.1f} h"
-    return f"{hours * 60:.0f} min" if hours * 60 >= 2 else f"{hours * 3600:.0f} s"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -250,17 +261,49 @@ def _runs(folder: Path, stages: list[str]) -> list[dict[str, Any]]:
     return [read_json(path) for path in paths if path.is_file()]
 
 
-def _rejected(path: Path) -> list[dict[str, Any]]:
-    """Reasons with how often, and the first few names."""
-    rows = _rows(path) if path.is_file() else []
-    return [
-        {
-            "reason": reason,
-            "count": count,
-            "examples": [row for row in rows if row["reason"] == reason][:3],
-        }
-        for reason, count in Counter(row["reason"] for row in rows).most_common()
-    ]
+def _dataset(loops: LoopsFolder) -> dict[str, Any]:
+    """What the page says of the loops and of what was left out, besides their card."""
+    index, rejected = loops.index, loops.rejected
+    names = set(index["name"]) if "name" in index else set()
+    alike = [] if rejected is None else families(rejected, names)
+    return {
+        "age": loops.age(),
+        "recordings": len(names),
+        "reasons": None if rejected is None else reasons(rejected),
+        "families": alike[:FEW],
+        "more_families": len(alike) - FEW,
+        "tempi": tempo_sources(index),
+        "least_sure": least_sure(index, FEW),
+        "histograms": [_drawn(histogram) for histogram in histograms(index)],
+    }
+
+
+def _drawn(histogram: Histogram) -> dict[str, Any]:
+    """A histogram with its places on the page, from the upper left corner of its bars."""
+    h, (width, height) = histogram, HISTOGRAM
+    drawn: dict[str, Any] = {"bins": h, "total": int(h.counts.sum()), "bars": []}
+    if not h.counts.size:
+        return drawn
+    step = nice_step(float(h.counts.max()), 4, 1.0)
+    top = step * math.ceil(h.counts.max() / step)
+    scale = np.log if h.log else np.asarray
+    low, high = scale(h.edges[[0, -1]])
+
+    def across(values: Sequence[float] | np.ndarray) -> list[float]:
+        return (width * (scale(values) - low) / (high - low)).tolist()
+
+    edges = across(h.edges)
+    for i, count in enumerate(h.counts.tolist()):
+        # A gap of a unit between bars; what is there at all is seen.
+        tall = max(height * count / top, 1.0) if count else 0.0
+        bar = {"x": edges[i] + 0.5, "width": edges[i + 1] - edges[i] - 1, "height": tall}
+        drawn["bars"].append({**bar, "from": h.edges[i], "to": h.edges[i + 1], "count": count})
+    marks = ticks(h)
+    drawn["x"] = list(zip(across(marks), marks, strict=True))
+    rungs = [step * i for i in range(round(top / step) + 1)]
+    drawn["y"] = [(height * (1 - rung / top), rung) for rung in rungs]
+    drawn["fullest"] = max(drawn["bars"], key=lambda bar: bar["count"])
+    return drawn
 
 
 def _table(cells: list[Cell]) -> dict[str, Any]:
@@ -402,9 +445,9 @@ def _webp(file: Path) -> bytes:
 
 def _wave(file: Path) -> tuple[str, float]:
     """Outline of a sound as an SVG path (`COLUMNS` wide, from -1 to 1), and its seconds."""
-    channels, rate = read_audio(file)
-    parts = np.array_split(channels.mean(axis=0), COLUMNS)
+    sound = read_audio(file)
+    parts = np.array_split(sound.samples, COLUMNS)
     high = [(i, -float(part.max(initial=0))) for i, part in enumerate(parts)]
     low = [(i, -float(part.min(initial=0))) for i, part in enumerate(parts)]
     outline = "L".join(f"{x} {y:.2f}" for x, y in [*high, *reversed(low)])
-    return f"M{outline}Z", channels.shape[1] / rate
+    return f"M{outline}Z", sound.samples.size / sound.rate_hz

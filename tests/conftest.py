@@ -11,13 +11,15 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 @pytest.fixture(scope="session")
 def loops_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`data/loops` of 60 rendered bars, in several shards."""
-    from techloop.loops import prepare_loops
+    from techloop.preparation import prepare_loops
     from techloop.sources.synth import SynthSource
-    from tests.worlds import GRID, preparation, small_params
+    from tests.worlds import GRID, preparation, recipe, small_params
 
     folder = tmp_path_factory.mktemp("world") / "loops"
     loops = small_params().prepare_loops.synth.loops
-    prepare_loops(SynthSource(GRID, loops, 0), folder, grid=GRID, workers=0, **preparation())
+    checkpoints = folder.parent / "checkpoints"
+    told = preparation() | {"checkpoints": checkpoints, "workers": 0}
+    prepare_loops(SynthSource(GRID, loops, 0), folder, recipe(), **told)
     return folder
 
 

@@ -2,33 +2,32 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import wave
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import soundfile
 import torch
 from typer.testing import CliRunner, Result
 
 from techloop.artifacts import read_json
-from techloop.audio import read_audio, read_smpl, write_loop
+from techloop.audio import read_audio, write_loop
 from techloop.cli import app
 from techloop.grid import Grid
 from techloop.models.audio_vae import AudioVAE
 from techloop.models.latent_vae import LatentVAE
 from techloop.models.model import model_fingerprint
+from tests.worlds import recipe
 
 GRID = Grid()
 COMMANDS = ("generate", "reconstruct", "morph", "walk")
 
-PREPARATION = {
-    "min_bpm": 90.0,
-    "max_bpm": 180.0,
-    "loudness_lufs": -16.0,
-    "silence_lufs": -60.0,
-}
+PREPARATION = {key: value for key, value in vars(recipe()).items() if key != "grid"}
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +74,7 @@ def check(wav: Path, bars: int) -> dict:
         assert file.getframerate() == GRID.sample_rate_hz
         samples = file.getnframes()
     assert samples == bars * GRID.samples_per_bar
-    assert read_smpl(wav) == (0, samples - 1)
+    assert read_audio(wav).tags.loop == (0, samples)
     about = read_json(wav.with_suffix(".json"))
     assert about["bars"] == bars
     assert about["grid"] == {
@@ -137,8 +136,7 @@ def test_morph_and_walk_are_whole_pieces(model: Path, recordings: Path, tmp_path
     result = run("walk", "--bars", 4, "--seed", 2, "--out", tmp_path, "--model", model)
     assert result.exit_code == 0, result.output
     assert check(tmp_path / "walk-seed2-125bpm.wav", bars=4)["seed"] == 2
-    audio, _ = read_audio(tmp_path / "walk-seed2-125bpm.wav")
-    assert np.abs(audio).max() > 0
+    assert np.abs(read_audio(tmp_path / "walk-seed2-125bpm.wav").samples).max() > 0
 
 
 def test_without_a_model_named_the_first_trained_is_taken_and_told(
@@ -235,3 +233,162 @@ def test_version_and_the_help_of_each_command() -> None:
     for name in COMMANDS:
         text = run(name, "--help").stdout
         assert all(option in text for option in ("--seed", "--out", "--model"))
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A loops folder with all that `inspect` looks at."""
+    folder = tmp_path / "loops"
+    folder.mkdir()
+    index = pd.DataFrame(
+        {
+            "name": [f"pack/シンセ {i // 2}.wav" for i in range(40)],
+            "group": [f"author {i // 10}" for i in range(40)],
+            "split": ["train"] * 20 + ["validation"] * 10 + ["test"] * 10,
+            "licence": "CC0-1.0",
+            "bpm": 120.0 + np.arange(40) // 4,
+            "bpm_source": "name",
+            "bpm_confidence": np.linspace(0.5, 1, 40),
+            "bpm_evidence": "name 125",
+            "duration_s": 4.0,
+            "loudness_lufs": np.linspace(-30, -10, 40),
+        }
+    )
+    index.to_parquet(folder / "index.parquet")
+    (folder / "rejected.csv").write_text(
+        "file,bar,reason,detail,value,limit\nx.wav,3,silent,less loud,-71.5,-60\n"
+    )
+    card = {"grid": GRID.__dict__, "source": "folder", "loops": 40, "items": 21}
+    (folder / "card.json").write_text(json.dumps(card))
+    return folder
+
+
+def test_inspect(dataset: Path, tmp_path: Path) -> None:
+    result = run("inspect", dataset)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    for said in (
+        "40 loops of 1 bar",
+        "20 of 21 recordings",
+        "x.wav, bar 3: less loud (-71.5, limit -60)",
+        "0.50   120.00 BPM  pack/シンセ 0.wav",
+        "Tempo of the recordings (BPM)\n  20 recordings: 120 to 129",
+        "█",
+    ):
+        assert said in result.stdout, said
+    assert {path.name for path in dataset.iterdir()} == {
+        "card.json",
+        "index.parquet",
+        "rejected.csv",
+    }
+
+
+def test_inspect_draws_a_picture(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    result = run("inspect", dataset, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split()[-1] == str(out / "inspect.png")
+    assert [path.name for path in out.iterdir()] == ["inspect.png"]
+    assert (out / "inspect.png").read_bytes().startswith(b"\x89PNG")
+    (dataset / "rejected.csv").write_text("file,bar,reason,detail,value,limit\n")
+    pd.read_parquet(dataset / "index.parquet").assign(
+        bpm=np.nan, duration_s=np.nan, loudness_lufs=np.nan
+    ).to_parquet(dataset / "index.parquet")
+    assert run("inspect", dataset, "--out", out).exit_code == 0, "nothing to draw"
+
+
+def test_inspect_of_an_older_dataset_shows_what_there_is_and_ends_with_1(dataset: Path) -> None:
+    index = pd.read_parquet(dataset / "index.parquet")
+    index.drop(columns=["loudness_lufs", "duration_s"]).to_parquet(dataset / "index.parquet")
+    result = run("inspect", dataset)
+    assert result.exit_code == 1
+    assert "20 recordings: 120 to 129" in result.stdout
+    assert "index.parquet has no duration_s, loudness_lufs" in result.stderr
+    assert "dvc repro prepare_loops" in result.stderr
+    assert result.stderr.count("\n") == 1, "one paragraph"
+
+
+def test_inspect_of_a_wrong_folder_ends_with_1(
+    dataset: Path, recordings: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(dataset, damaged)
+    (damaged / "index.parquet").write_bytes(b"PAR1")
+    for folder, said in (
+        (tmp_path / "absent", "is not there"),
+        (recordings, "holds recordings"),
+        (damaged, "truncated or damaged"),
+        (tmp_path, "holds one: give"),
+    ):
+        result = run("inspect", folder)
+        assert result.exit_code == 1
+        assert said in result.stderr
+        assert result.stdout == ""
+        assert result.stderr.count("\n") == 1, "one paragraph"
+
+
+def test_prepare_makes_a_dataset_that_inspect_opens(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(24):
+        rng = np.random.default_rng(i)
+        decay = np.exp(-np.arange(1920) / 300)
+        steps = (rng.random((16, 1)) ** 3 * decay).ravel()
+        x = np.tile(0.3 * steps * rng.standard_normal(GRID.samples), 2)
+        soundfile.write(tmp_path / "in" / f"{i} 125bpm.wav", x, 16_000)
+    (tmp_path / "in" / "notes.mp3").write_text("no audio")
+    told = ("--bars", 2, "--stretch", "preserve_pitch", "--workers", 1)
+    result = run("prepare", tmp_path / "in", tmp_path / "out", *told)
+    assert result.exit_code == 0, result.output
+    assert "24 loops of 25 files" in result.stdout
+    card = read_json(tmp_path / "out" / "card.json")
+    assert (card["grid"]["bars"], card["preparation"]["stretch"]) == (2, "preserve_pitch")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert "unreadable" in run("inspect", tmp_path / "out").stdout
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (("absent", "out"), "absent is no folder"),
+        (("in", "out", "--bpm", "126"), "nearest tempi that are"),
+        (("in", "out"), "holds no audio"),
+    ],
+)
+def test_prepare_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    result = run("prepare", *told)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1, "one paragraph"
+
+
+@pytest.mark.parametrize(("encoding", "bar"), [("utf-8", "█"), ("ascii", "#")])
+def test_inspect_is_light_and_writes_what_the_terminal_can(
+    dataset: Path, encoding: str, bar: str
+) -> None:
+    script = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        "from techloop.cli import app\n"
+        "app()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, "inspect", str(dataset)],
+        check=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )
+    assert bar in ran.stdout.decode(encoding)
+    loaded = set(ran.stderr.decode().split())
+    assert "techloop.inspection" in loaded
+    assert loaded & {"torch", "scipy", "librosa", "matplotlib", "mlflow", "prefect"} == set()
+
+
+def test_the_help_of_inspect() -> None:
+    assert "inspect" in run("--help").stdout
+    text = run("inspect", "--help").stdout
+    assert "data/loops" in text
+    assert "--out" in text

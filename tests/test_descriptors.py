@@ -225,7 +225,7 @@ def test_kicks_of_rendered_loops_are_where_the_score_has_them():
     """Four on the floor, two on the beat, one: the share of beats for each pattern of `synth`."""
     source = SynthSource(GRID, 60, seed=0)
     items = source.items()
-    audio = torch.from_numpy(np.concatenate([source.read(item)[0] for item in items]))
+    audio = torch.from_numpy(np.stack([source.read(item).samples for item in items]))
     found = loop_descriptors(audio, GRID)["kick_on_beat"].numpy()
     pattern = np.array([round(item.factors["kick_pattern"]) for item in items])
     expected = np.array([1, 1, 0.5, 0.25, 0.25])[pattern]

@@ -20,20 +20,24 @@ LAYERS = (
         "techloop.filterbank",
         "techloop.spectral",
         "techloop.sources",
+        "techloop.tags",
     },
     {
         "techloop.sources.folder",
+        "techloop.sources.fsld",
         "techloop.sources.synth",
         "techloop.sources.voices",
         "techloop.tempo",
         "techloop.loops",
+        "techloop.duplicates",
+        "techloop.preparation",
         "techloop.datasets",
         "techloop.models",
         "techloop.losses",
         "techloop.descriptors",
     },
     {"techloop.training", "techloop.latents", "techloop.instrument"},
-    {"techloop.analysis", "techloop.figures", "techloop.tracking"},
+    {"techloop.analysis", "techloop.figures", "techloop.inspection", "techloop.tracking"},
     {"techloop.report"},
     {"techloop.cli", "stages"},
 )
@@ -46,6 +50,8 @@ ONLY_IN = {
     "dvc": "stages.flow",
     "jinja2": "techloop.report",
     "typer": "techloop.cli",
+    "tinytag": "techloop.tags",
+    "librosa": "techloop.tempo",
 }
 
 

@@ -1,192 +1,32 @@
-import csv
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
-import soundfile
+import torch
+from scipy.signal import resample_poly
 
-from techloop.artifacts import read_json
-from techloop.audio import PEAK, loop_loudness_lufs
+from techloop.analysis.generation import seam_ratio
+from techloop.descriptors import onset_strength
 from techloop.grid import Grid
-from techloop.loops import CHUNK, cut_loops, place_of, prepare_loops, split_of
+from techloop.loops import Recipe, bar_line_samples, cut_loops, prepare_item
 from techloop.sources import Item, Unreadable
-from techloop.sources.folder import FolderSource
-from techloop.tempo import Tempo, find_tempo
-
-GRID = Grid(sample_rate_hz=4000, hop=32)
-SETTINGS = {
-    "grid": GRID,
-    "min_bpm": 90.0,
-    "max_bpm": 180.0,
-    "loudness_lufs": -18.0,
-    "silence_lufs": -60.0,
-    "train_fraction": 0.6,
-    "validation_fraction": 0.2,
-    "shard_mb": 1,
-    "seed": 0,
-    "workers": 0,
-}
+from techloop.tempo import Beats, Tempo
+from tests.made_source import GRID, RECIPE, Made, bar, recording
 
 
-def bar(seed=0, samples=GRID.samples):
-    """Four beats of decaying noise over a tone with whole cycles."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(samples) / samples
-    x = 0.3 * rng.standard_normal(samples) * np.exp(-40 * (t % 0.25)) + 0.1 * np.sin(80 * np.pi * t)
-    return x.astype(np.float32)
+def steady(bpm: float, downbeat_s: float = 0.0, *, circular: bool = False) -> Tempo:
+    return Tempo(bpm, 1.0, downbeat_s, "onsets", circular=circular)
 
 
-@dataclass
-class Made:
-    """A source of what a test gives it."""
-
-    audio: dict[str, np.ndarray]
-    bpm: float | None = GRID.bpm
-    rate: int = GRID.sample_rate_hz
-    groups: dict[str, str] = field(default_factory=dict)
-    name: str = "made"
-
-    def items(self):
-        return [
-            Item(name, self.groups.get(name, name), "me", "CC0-1.0", self.bpm, {"size_m": 2.0})
-            for name in self.audio
-        ]
-
-    def read(self, item):
-        if not isinstance(self.audio[item.name], np.ndarray):
-            raise self.audio[item.name]
-        return self.audio[item.name][None], self.rate
+def prepared(x, recipe=RECIPE, bpm=GRID.bpm, **about):
+    """Loops, rows and rejects of one item."""
+    source = Made({"x": x}, bpm=bpm, about={"x": about})
+    (item,) = source.items()
+    return prepare_item(source, item, recipe)
 
 
-def bars(n):
-    return {f"loop/{i:03d}": bar(i) for i in range(n)}
-
-
-def prepared(folder):
-    """Card, index, audio in the order of the index, and rejects."""
-    card, index = read_json(folder / "card.json"), pd.read_parquet(folder / "index.parquet")
-    shards = [np.load(folder / shard["file"], mmap_mode="r") for shard in card["shards"]]
-    audio = np.stack([shards[s][r] for s, r in zip(index["shard"], index["row"], strict=True)])
-    with (folder / "rejected.csv").open(encoding="utf-8", newline="") as stream:
-        return card, index, audio, list(csv.DictReader(stream))
-
-
-def test_what_is_on_the_grid_comes_through_untouched_but_for_gain(tmp_path):
-    source = Made(bars(20))
-    returned = prepare_loops(source, tmp_path / "loops", **SETTINGS)
-    card, index, audio, rejected = prepared(tmp_path / "loops")
-    assert card == returned
-    assert (card["loops"], card["items"], rejected) == (20, 20, [])
-    assert index["name"].tolist() == list(source.audio)
-    assert (index["stretch_ratio"] == 1).all()
-    assert (index["bpm_source"] == "annotation").all()
-    for loop, gain_db, x in zip(audio, index["gain_db"], source.audio.values(), strict=True):
-        expected = (x - x.mean()) * 10 ** (gain_db / 20)
-        np.testing.assert_allclose(loop / 32_768, expected, atol=0.51 / 32_768)
-
-
-def test_loops_have_the_loudness_asked_for_or_the_peak_allowed(tmp_path):
-    prepare_loops(Made(bars(20)), tmp_path / "quiet", **{**SETTINGS, "loudness_lufs": -30.0})
-    _, _, audio, _ = prepared(tmp_path / "quiet")
-    for loop in audio / 32_768:
-        assert loop_loudness_lufs(loop, GRID.sample_rate_hz) == pytest.approx(-30, abs=0.05)
-    prepare_loops(Made(bars(20)), tmp_path / "loud", **{**SETTINGS, "loudness_lufs": -1.0})
-    _, _, audio, _ = prepared(tmp_path / "loud")
-    np.testing.assert_allclose(np.abs(audio / 32_768).max(axis=1), PEAK, atol=1e-4)
-
-
-def test_card_and_index_say_what_is_there(tmp_path):
-    source = Made(bars(20) | {"silence": np.zeros(GRID.samples, np.float32)})
-    prepare_loops(source, tmp_path / "loops", **SETTINGS)
-    card, index, audio, _ = prepared(tmp_path / "loops")
-    assert audio.shape == (20, GRID.samples)
-    assert audio.dtype == np.int16
-    assert set(index.columns) == {
-        *("loop_id", "name", "shard", "row", "split", "group", "source", "author", "licence"),
-        *("bpm_source", "bpm", "bpm_confidence", "stretch_ratio", "bar_in_source", "gain_db"),
-        "factor_size_m",
-    }
-    assert index["loop_id"].is_unique
-    assert card["splits"] == index["split"].value_counts().to_dict()
-    assert card["hours"] == pytest.approx(20 * 1.92 / 3600)
-    assert card["licences"] == {"CC0-1.0": 20}
-    assert card["rejected"] == {"silent": 1}
-    assert Grid(**card["grid"]) == GRID
-    assert sorted(p.name for p in (tmp_path / "loops").iterdir()) == [
-        *("audio-00000.npy", "card.json", "index.parquet", "rejected.csv"),
-    ]
-
-
-def test_shards_are_no_larger_than_asked(tmp_path):
-    n = 2**20 // (2 * GRID.samples) + 3
-    prepare_loops(Made(bars(n)), tmp_path / "loops", **SETTINGS)
-    card, index, audio, _ = prepared(tmp_path / "loops")
-    assert [s["loops"] for s in card["shards"]] == [n - 3, 3]
-    assert index["shard"].tolist() == [0] * (n - 3) + [1] * 3
-    # The last one is the last item, not another: the order survives the border.
-    last = bar(n - 1)
-    assert np.corrcoef(audio[-1], last)[0, 1] > 0.999
-
-
-def test_a_defect_of_ours_costs_one_recording(tmp_path, monkeypatch):
-    def stumble(x, rate, *, name, **kwargs):
-        if name == "loop/007":
-            raise IndexError("off by one")
-        return find_tempo(x, rate, name=name, **kwargs)
-
-    monkeypatch.setattr("techloop.loops.find_tempo", stumble)
-    card = prepare_loops(Made(bars(20)), tmp_path / "loops", **SETTINGS)
-    _, index, _, rejected = prepared(tmp_path / "loops")
-    assert (card["loops"], card["rejected"]) == (19, {"failed": 1})
-    assert "loop/007" not in set(index["name"])
-    assert rejected[0]["detail"] == "IndexError: off by one"
-
-
-def test_every_item_ends_in_exactly_one_of_index_and_rejects(tmp_path):
-    silence = np.zeros(GRID.samples, np.float32)
-    source = Made(
-        bars(20)
-        | {
-            "broken": Unreadable("no decoder"),
-            "odd": KeyError("a defect of the decoder"),
-            "silent": silence,
-            "faint": np.concatenate([8e-3 * bar(1), 8e-3 * bar(2)]),
-            "gap": np.concatenate([bar(1), 8e-3 * bar(2), bar(3)]),
-            "bro\udcffken": Unreadable("not in UTF-8 either: \udcff"),
-        }
-    )
-    prepare_loops(source, tmp_path / "loops", **SETTINGS)
-    card, index, _, rejected = prepared(tmp_path / "loops")
-    assert [(row["name"], row["bar"], row["reason"]) for row in rejected] == [
-        ("broken", "", "unreadable"),
-        ("odd", "", "unreadable"),
-        ("silent", "", "silent"),
-        ("faint", "", "silent"),
-        ("gap", "1", "silent"),
-        ("bro\\udcffken", "", "unreadable"),
-    ]
-    assert index.loc[index["name"] == "gap", "bar_in_source"].tolist() == [0, 2]
-    whole = {row["name"] for row in rejected if not row["bar"]}
-    assert whole.isdisjoint(index["name"])
-    assert len(whole) + index["name"].nunique() == card["items"] == 26
-    assert rejected[0]["detail"] == "no decoder"
-    assert -70 < float(rejected[4]["value"]) < float(rejected[4]["limit"]) == -60
-
-
-def test_less_than_a_bar_is_rejected_and_less_than_a_loop_too(tmp_path):
-    audio = bars(20) | {"hit": bar()[:2000]}
-    prepare_loops(Made(audio, bpm=None), tmp_path / "one", **SETTINGS)
-    (row,) = prepared(tmp_path / "one")[3]
-    assert (row["name"], row["reason"], row["limit"]) == ("hit", "shorter_than_a_bar", "4.0")
-
-    pairs = {name: np.concatenate([x, x]) for name, x in bars(20).items()}
-    settings = SETTINGS | {"grid": replace(GRID, bars=2)}
-    prepare_loops(Made(pairs | {"one": bar()}), tmp_path / "two", **settings)
-    card, _, loops, (row,) = prepared(tmp_path / "two")
-    assert loops.shape == (20, 2 * GRID.samples)
-    assert (row["name"], row["reason"], row["limit"]) == ("one", "shorter_than_a_loop", "8.0")
-    assert card["grid"]["bars"] == 2
+def reasons(rejected):
+    return [(row["bar"], row["reason"]) for row in rejected]
 
 
 @pytest.mark.parametrize("rate", [4000, 8000, 44_100])
@@ -195,116 +35,211 @@ def test_another_tempo_and_rate_land_on_the_grid(rate):
     samples = round(n * 240 / bpm * rate)
     t = np.arange(samples) / samples
     x = (np.sin(2 * np.pi * 20 * n * t) * (1 + np.floor(n * t))).astype(np.float32)
-    tempo = Tempo(60 * 4 * n / (samples / rate), 1.0, 0.0, "length", circular=True)
-    loops = dict(cut_loops(x, rate, tempo, GRID))
-    assert list(loops) == list(range(n))
+    tempo = steady(60 * 4 * n / (samples / rate), circular=True)
+    cuts = list(cut_loops(x, rate, tempo, RECIPE))
+    assert [cut.bar for cut in cuts] == list(range(n))
+    assert [cut.start for cut in cuts[1:]] == [cut.end for cut in cuts[:-1]]
+    assert (cuts[0].start, cuts[-1].end) == (0, samples)
     expected = np.sin(2 * np.pi * 20 * np.arange(GRID.samples) / GRID.samples)
-    for i, loop in loops.items():
+    for i, cut in enumerate(cuts):
         middle = slice(300, -300)  # away from the cross-fade with a bar of another level
-        np.testing.assert_allclose(loop[middle] / (i + 1), expected[middle], atol=0.05)
+        np.testing.assert_allclose(cut.audio[middle] / (i + 1), expected[middle], atol=0.05)
 
 
 def test_bars_are_cut_from_the_downbeat_and_none_runs_out_of_the_recording():
     rate, lead = 8000, 1000
     clicks = np.zeros(lead + round(3.5 * 1.92 * rate), np.float32)
     clicks[[lead + round(k * 1.92 * rate) for k in range(4)]] = 1
-    tempo = Tempo(125.0, 1.0, lead / rate, "onsets", circular=False)
-    loops = dict(cut_loops(clicks, rate, tempo, GRID))
-    assert list(loops) == [0, 1, 2]
-    assert all(np.abs(loop).argmax() == 0 for loop in loops.values())
+    cuts = list(cut_loops(clicks, rate, steady(125.0, lead / rate), RECIPE))
+    assert [cut.bar for cut in cuts] == [0, 1, 2]
+    assert all(np.abs(cut.audio).argmax() == 0 for cut in cuts)
 
 
-def test_bars_of_continuous_music_do_not_step_where_they_wrap():
-    t = np.arange(100_000) / 8000
-    x = np.sin(2 * np.pi * 97.3 * t).astype(np.float32)
-    tempo = Tempo(125.0, 1.0, 0.5, "onsets", circular=False)
-    for _, loop in cut_loops(x, 8000, tempo, GRID):
-        assert abs(loop[0] - loop[-1]) < 1.1 * np.abs(np.diff(x[::2])).max()
-    plain = x[4000 : 4000 + 15_360 : 2]
-    assert abs(plain[0] - plain[-1]) > 1.5 * np.abs(np.diff(x[::2])).max()
-
-
-def test_splits_are_by_group_and_adding_files_moves_nobody(tmp_path):
-    groups = {f"loop/{i:03d}": f"author {i // 4}" for i in range(80)}
-    prepare_loops(Made(bars(40), groups=groups), tmp_path / "few", **SETTINGS)
-    prepare_loops(Made(bars(80), groups=groups), tmp_path / "many", **SETTINGS | {"seed": 9})
-    few, many = (prepared(tmp_path / name)[1].set_index("loop_id") for name in ("few", "many"))
-    assert len(many[["group", "split"]].drop_duplicates()) == 20
-    assert few["split"].equals(many.loc[few.index, "split"])
-
-
-def test_splits_have_the_sizes_asked_for():
-    found = [split_of(f"file {i}", 0.8, 0.1) for i in range(10_000)]
-    assert found.count("train") == pytest.approx(8000, abs=150)
-    assert found.count("validation") == pytest.approx(1000, abs=120)
-    assert {split_of("x", 1.0, 0.0), split_of("x", 0.0, 1.0), split_of("x", 0.0, 0.0)} == {
-        *("train", "validation", "test")
-    }
-    # Stable between versions: a change here would move the loops of everybody.
-    assert place_of("author") == pytest.approx(0.38825, abs=1e-4)
-
-
-def test_the_bytes_do_not_depend_on_the_workers(tmp_path):
-    (tmp_path / "in").mkdir()
-    for i in range(3 * CHUNK):
-        soundfile.write(tmp_path / "in" / f"{i}.wav", np.tile(bar(i), 2), GRID.sample_rate_hz)
-    (tmp_path / "in" / "5.wav").write_text("no audio")
-    for workers in (0, 2):
-        settings = SETTINGS | {"workers": workers}
-        prepare_loops(FolderSource(tmp_path / "in"), tmp_path / str(workers), **settings)
-    here, there = (sorted((tmp_path / n).iterdir()) for n in "02")
-    assert [p.name for p in here] == [p.name for p in there]
-    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(here, there, strict=True))
-
-
-def test_an_empty_split_is_refused_with_fractions_that_fill_it(tmp_path):
-    settings = SETTINGS | {"train_fraction": 0.98, "validation_fraction": 0.01}
-    with pytest.raises(ValueError, match=r"test would be empty.*train_fraction: ") as error:
-        prepare_loops(Made(bars(8)), tmp_path / "loops", **settings)
-    assert not list(tmp_path.iterdir())
-    train, validation = (
-        float(str(error.value).split(f"`{name}: ")[1].split("`")[0])
-        for name in ("train_fraction", "validation_fraction")
-    )
-    settings |= {"train_fraction": train, "validation_fraction": validation}
-    assert min(prepare_loops(Made(bars(8)), tmp_path / "loops", **settings)["splits"].values()) > 0
-
-
-def test_two_files_cannot_fill_three_splits(tmp_path):
-    with pytest.raises(ValueError, match="three groups are the least"):
-        prepare_loops(Made(bars(2)), tmp_path / "loops", **SETTINGS)
-
-
-def test_nothing_accepted_is_an_error_and_leaves_what_was_there(tmp_path):
-    prepare_loops(Made(bars(20)), tmp_path / "loops", **SETTINGS)
-    before = (tmp_path / "loops" / "card.json").read_bytes()
-    source = Made({"a": Unreadable("no decoder"), "b": np.zeros(100, np.float32)})
-    with pytest.raises(ValueError, match=r"none of 2 items.*unreadable: 1, silent: 1.*no decoder"):
-        prepare_loops(source, tmp_path / "loops", **SETTINGS)
-    assert (tmp_path / "loops" / "card.json").read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["loops"]
-
-
-def test_a_range_that_is_none_is_refused(tmp_path):
-    settings = SETTINGS | {"min_bpm": 180.0, "max_bpm": 90.0}
-    with pytest.raises(ValueError, match="min_bpm 180 and max_bpm 90"):
-        prepare_loops(Made(bars(3)), tmp_path / "loops", **settings)
-
-
-def test_a_folder_of_files_becomes_a_dataset(tmp_path):
+def test_bars_of_a_tempo_that_drifts_are_cut_where_they_are():
     rate = 8000
-    for i in range(12):
-        bpm = 100 + 6 * i
-        x = np.concatenate([bar(i, round(240 / bpm * rate))] * 4)
-        path = tmp_path / "in" / f"pack {i % 3}" / f"{i}.{('wav', 'flac', 'ogg')[i % 3]}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, np.stack([x, x], axis=1), rate)
-    (tmp_path / "in" / "no.mp3").write_text("no audio")
-    prepare_loops(FolderSource(tmp_path / "in"), tmp_path / "loops", **SETTINGS)
-    card, index, _, (row,) = prepared(tmp_path / "loops")
-    assert (card["loops"], row["name"], row["reason"]) == (48, "no.mp3", "unreadable")
-    for name, loops in index.groupby("name"):
-        number = int(name.split("/")[1].split(".")[0])
-        assert loops["bpm"].iloc[0] == pytest.approx(100 + 6 * number, abs=0.1)
-        assert loops["stretch_ratio"].iloc[0] == pytest.approx((100 + 6 * number) / 125, abs=1e-3)
-        assert loops["bar_in_source"].tolist() == [0, 1, 2, 3]
+    time_s = np.linspace(0, 12, 1201)
+    passed = 2 * time_s + 0.05 * time_s**2 - 1.0  # 120 BPM, getting faster; one beat before the bar
+    tempo = Tempo(135.0, 1.0, 0.0, "onsets", circular=False, beats=Beats(time_s, passed))
+    lines_s = np.interp(np.arange(0, passed[-1], 4), passed, time_s)
+    x = np.zeros(12 * rate, np.float32)
+    x[np.round(lines_s * rate).astype(int)] = 1
+    cuts = list(cut_loops(x, rate, tempo, RECIPE))
+    assert len(cuts) == len(lines_s) - 1 == 7
+    assert all(np.abs(cut.audio).argmax() == 0 for cut in cuts)
+    lengths = [cut.end - cut.start for cut in cuts]
+    assert lengths == sorted(lengths, reverse=True)
+    assert np.array_equal(bar_line_samples(x, rate, tempo, GRID), np.round(lines_s * rate))
+
+
+@pytest.mark.parametrize("stretch", ["resample", "preserve_pitch"])
+def test_bars_of_continuous_music_do_not_step_where_they_wrap(stretch):
+    rate, grid = 22_050, Grid()
+    t = np.arange(10 * rate) / rate
+    x = np.sin(2 * np.pi * 97.3 * t).astype(np.float32)
+    recipe = replace(RECIPE, grid=grid, stretch=stretch)
+    cuts = list(cut_loops(x, rate, steady(110.0, 0.5), recipe))
+    assert len(cuts) == 4
+    for cut in cuts:
+        inside = np.abs(np.diff(cut.audio)).max()
+        assert abs(cut.audio[0] - cut.audio[-1]) < 1.1 * inside
+        plain = x[cut.start : cut.end]
+        assert abs(plain[0] - plain[-1]) > 3 * np.abs(np.diff(plain)).max()
+
+
+@pytest.mark.parametrize("stretch", ["resample", "preserve_pitch"])
+def test_the_seam_of_the_evaluation_is_better_with_the_treatment(stretch, monkeypatch):
+    """Chords and hats, no bar like another: what a cut through them leaves at the wrap."""
+    rate, grid, rng = 22_050, Grid(), np.random.default_rng(0)
+    t = np.arange(24 * rate) / rate
+    tones = [rng.uniform(0.1, 0.3) * np.sin(2 * np.pi * f * t) for f in rng.uniform(80, 900, 12)]
+    hat = rng.standard_normal(t.size) * np.exp(-40 * (t % (60 / 132)))
+    x = (sum(tones) / 3 + 0.05 * hat).astype(np.float32)
+
+    def ratio() -> float:
+        recipe = replace(RECIPE, grid=grid, stretch=stretch)
+        cuts = cut_loops(x, rate, steady(132.0, 0.3), recipe)
+        audio = torch.from_numpy(np.stack([cut.audio for cut in cuts]).astype(np.float32))
+        strength = onset_strength(audio, grid.sample_rate_hz, grid.hop)
+        return float(np.median(seam_ratio(strength.numpy(), grid)))
+
+    treated = ratio()
+    monkeypatch.setattr("techloop.loops.close_seam", lambda x, start, end, *_, **__: x[start:end])
+    untreated = ratio()
+    assert treated < 1.5
+    assert untreated > 2 * treated
+
+
+@pytest.mark.parametrize(
+    ("stretch", "expected"), [("resample", 200 * 125 / 100), ("preserve_pitch", 200)]
+)
+def test_pitch_follows_tempo_or_stays(stretch, expected):
+    rate, grid = 22_050, Grid()
+    x = np.sin(2 * np.pi * 200 * np.arange(round(4.8 * rate)) / rate).astype(np.float32)
+    recipe = replace(RECIPE, grid=grid, stretch=stretch)
+    for cut in cut_loops(x, rate, steady(100.0, circular=True), recipe):
+        assert cut.audio.shape == (grid.samples,)
+        heard = np.abs(np.fft.rfft(cut.audio)).argmax() / grid.duration_s
+        assert heard == pytest.approx(expected, abs=1)
+
+
+def test_preserving_pitch_keeps_the_rhythm_in_place_and_gives_the_same_bytes_twice():
+    grid, rate = Grid(), 16_000
+    recipe = replace(RECIPE, grid=grid, stretch="preserve_pitch")
+    t = np.arange(round(2.4 * rate)) / rate  # a bar of 100 BPM
+    hits = np.sin(2 * np.pi * 1000 * t) * np.exp(-60 * (t % 0.6))
+    (first,), (second,) = (
+        list(cut_loops(hits.astype(np.float32), rate, steady(100.0, circular=True), recipe))
+        for _ in range(2)
+    )
+    assert np.array_equal(first.audio, second.audio)
+    level = resample_poly(np.abs(first.audio), 1, 64)
+    beats = np.array([level[round(b * len(level) / 4) :][:12].max() for b in range(4)])
+    between = np.array([level[round((b + 0.6) * len(level) / 4) :][:12].max() for b in range(4)])
+    assert beats.min() > 5 * between.max()
+
+
+def test_what_is_on_the_grid_is_not_stretched():
+    x = bar()
+    for stretch in ("resample", "preserve_pitch"):
+        recipe = replace(RECIPE, stretch=stretch)
+        tempo = steady(125.0, circular=True)
+        (cut,) = cut_loops(x, GRID.sample_rate_hz, tempo, recipe)
+        assert np.array_equal(cut.audio, x)
+
+
+def test_a_bar_with_too_much_of_it_cut_off_is_left_out():
+    x = np.concatenate([bar(i) for i in range(3)])
+    clipped = GRID.samples + np.arange(500)
+    loops, rows, rejected = prepared(recording(x, clipped))
+    assert (len(loops), [row["bar_in_source"] for row in rows]) == (2, [0, 2])
+    (row,) = rejected
+    assert (row["bar"], row["reason"], row["limit"]) == (1, "clipped", 0.05)
+    assert row["value"] == pytest.approx(500 / GRID.samples)
+    few = recording(x, clipped[:100])
+    assert prepared(few)[1][1]["clipped_share"] == pytest.approx(100 / GRID.samples)
+
+
+def test_a_constant_is_taken_away_where_it_is_small_and_a_reason_where_it_is_not():
+    for offset in (0.1, 0.4):
+        loops, rows, rejected = prepared(bar() * 0.5 + np.float32(offset))
+        if offset < RECIPE.max_dc_offset:
+            assert rows[0]["dc_offset"] == pytest.approx(offset, abs=0.01)
+            assert abs(loops[0].mean()) < 1
+        else:
+            assert reasons(rejected) == [(0, "dc_offset")]
+            assert rejected[0]["value"] == pytest.approx(offset, abs=0.01)
+
+
+def test_the_loop_that_a_file_marks_is_taken():
+    rng = np.random.default_rng(0)
+    lead, tail = (0.3 * rng.standard_normal(n).astype(np.float32) for n in (1234, 2345))
+    loop = np.concatenate([bar(1), bar(2)])
+    start = len(lead)
+    marked = recording(
+        np.concatenate([lead, loop, tail]),
+        clipped=[start - 1, start, start + 1],
+        loop=(start, start + len(loop)),
+    )
+    loops, rows, rejected = prepared(marked, bpm=None)
+    assert len(loops) == 2
+    assert rejected == []
+    plain, _, _ = prepared(loop)
+    assert all(np.array_equal(a, b) for a, b in zip(loops, plain, strict=True))
+    assert rows[0]["clipped_share"] == pytest.approx(2 / GRID.samples)
+    # The sustain of a note is no loop.
+    sustained = replace(marked, tags=replace(marked.tags, loop=(start, start + 500)))
+    assert len(prepared(sustained, bpm=None)[1]) == 0 or prepared(sustained, bpm=None)[2]
+
+
+@pytest.mark.parametrize("by", ["annotation", "tags"])
+def test_another_meter_that_is_stated_is_left_out(by):
+    if by == "annotation":
+        loops, _, rejected = prepared(bar(), beats_per_bar=3)
+    else:
+        loops, _, rejected = prepared(recording(bar(), beats_per_bar=3))
+    assert loops == []
+    (row,) = rejected
+    assert (row["bar"], row["reason"], row["value"], row["limit"]) == ("", "other_meter", 3, 4)
+    assert len(prepared(bar(), beats_per_bar=4)[0]) == 1
+
+
+def test_what_lies_before_the_first_bar_and_after_the_last_is_a_row_each():
+    lead, bars = 1500, [bar(i) * (1 + 2 * (np.arange(GRID.samples) < 500)) for i in range(20)]
+    bars = [x.astype(np.float32) for x in bars]
+    x = np.concatenate([bars[-1][-lead:], *bars, bars[0][:3000]])
+    _, rows, rejected = prepared(x, bpm=None)
+    assert len(rows) == 20
+    assert [row["bar_in_source"] for row in rows] == list(range(20))
+    assert reasons(rejected) == [(-1, "incomplete"), (20, "incomplete")]
+    beat = GRID.samples / 4
+    np.testing.assert_allclose(
+        [row["value"] for row in rejected], [lead / beat, 3000 / beat], atol=0.1
+    )
+
+
+def test_doubtful_tempi_are_left_out_with_the_evidence():
+    noise = np.random.default_rng(3).standard_normal(23_456).astype(np.float32) * 0.1
+    loops, _, rejected = prepared(noise, replace(RECIPE, min_confidence=0.9), bpm=None)
+    assert loops == []
+    (row,) = rejected
+    assert (row["reason"], row["limit"]) == ("tempo_uncertain", 0.9)
+    assert row["value"] < 0.9
+    assert "onsets" in row["detail"]
+
+
+def test_nothing_that_happens_to_an_item_raises():
+    class Odd(Made):
+        def read(self, item: Item):
+            raise {"x": Unreadable("gone"), "y": MemoryError()}[item.name]
+
+    odd = Odd({"x": 0, "y": 0})
+    for item, reason in zip(odd.items(), ("unreadable", "unreadable"), strict=True):
+        _, _, (row,) = prepare_item(odd, item, RECIPE)
+        assert (row["file"], row["bar"], row["reason"]) == (item.name, "", reason)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 180), (180, 90), (120, 120)])
+def test_a_range_that_is_none_is_refused(low, high):
+    told = {**vars(RECIPE), "min_bpm": float(low), "max_bpm": float(high)}
+    with pytest.raises(ValueError, match=f"min_bpm {low} and max_bpm {high} are no range"):
+        Recipe(**told)

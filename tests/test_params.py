@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from techloop.loops import Recipe
 from techloop.params import load_params
 from tests.worlds import ROOT
 
@@ -34,7 +35,7 @@ def test_an_unknown_key_is_named(tmp_path: Path) -> None:
 
 
 def test_a_wrong_value_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"`prepare_loops\.source` is 'tape'.*'synth' or 'folder'"):
+    with pytest.raises(ValueError, match=r"`prepare_loops\.source` is 'tape'.*'folder' or 'fsld'"):
         load(tmp_path, TEXT.replace("source: synth", "source: tape"))
 
 
@@ -68,3 +69,9 @@ def test_cells(tmp_path: Path) -> None:
     assert "cells" not in section.of("wae")
     with pytest.raises(ValueError, match="'gan' is none of kl, wae"):
         section.cell("gan")
+
+
+def test_the_recipe_of_the_repository_is_the_librarys() -> None:
+    params = load_params(ROOT / "params.yaml")
+    told = params.prepare_loops.recipe.model_dump()
+    assert Recipe(params.beat_grid(), **told) == Recipe(params.beat_grid())

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import itertools
 import json
 import math
 import re
@@ -11,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -35,6 +37,24 @@ def write_rows(path: Path, rows: list[dict]) -> None:
         writer = csv.DictWriter(stream, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_index(folder: Path) -> None:
+    """1,944 loops of 324 recordings of 1 to 6 bars, each recording six times."""
+    i = np.arange(1944)
+    columns = {
+        "name": [f"pack/<{n}>.wav" for n in i // 6],
+        "group": [f"author {n}" for n in i // 60],
+        "split": np.repeat(["train", "validation", "test"], [1560, 190, 194]),
+        "licence": np.repeat(["CC0-1.0", ""], [1200, 744]),
+        "bpm": 120.0 + i // 6 % 12,
+        "bpm_source": np.where(i // 6 % 2, "name", "length"),
+        "bpm_confidence": 1 - (i // 6) / 1000,
+        "bpm_evidence": "name 120; onsets 120.1",
+        "duration_s": 2.0 * (1 + i // 6 % 6),
+        "loudness_lufs": -20 + 0.005 * i,
+    }
+    pd.DataFrame(columns).to_parquet(folder / "index.parquet")
 
 
 def history(seed: int) -> list[dict]:
@@ -88,21 +108,29 @@ def make_finished(top: Path) -> None:
             "shards": [{"file": "audio-00000.npy", "loops": 1944}],
             "licences": {"CC0-1.0": 1200, "": 744},
             "rejected": {"silent": 2, "unreadable": 1},
-            "items": 320,
+            "items": 340,
             "preparation": {"loudness_lufs": -16.0},
             "seed": 7,
             "fingerprint": "0123456789abcdef",
         },
     )
-    row = {"bar": "3", "value": "-70", "limit": "-60"}
+    row = {"bar": "3", "value": "-70.25", "limit": "-60"}
     write_rows(
         data / "loops" / "rejected.csv",
         [
-            {"name": "a/quiet.wav", "reason": "silent", "detail": "less loud than -60", **row},
-            {"name": "b/quiet.wav", "reason": "silent", "detail": "less loud than -60", **row},
-            {"name": "<b>broken</b>.mp3", "reason": "unreadable", "detail": "no decoder", **row},
+            {"file": "a/quiet.wav", "reason": "silent", "detail": "less loud than -60", **row},
+            {"file": "b/quiet.wav", "reason": "silent", "detail": "less loud than -60", **row},
+            {
+                "file": "<b>broken</b>.mp3",
+                "bar": "",
+                "reason": "unreadable",
+                "detail": "no decoder",
+                "value": "",
+                "limit": "",
+            },
         ],
     )
+    write_index(data / "loops")
     stages = ["prepare_loops"]
     for kind, cells in (("audio_vae", ("kl", "wae")), ("latent_vae", CELLS)):
         for i, cell in enumerate(cells):
@@ -459,3 +487,73 @@ def test_the_stage_writes_both_files(finished: Path, monkeypatch: pytest.MonkeyP
         assert record["inputs"][name] == fingerprint(finished / name)
     assert "reports/generation/kl-sample-4" not in record["inputs"], "it has not run"
     assert "evaluate_generation@kl-sample-4" in (finished / "reports" / "index.html").read_text()
+
+
+def test_histograms_are_drawn_to_scale(finished: Path) -> None:
+    text, _ = build(finished)
+    section = re.search(r'<section id="data">.*?</section>', text, re.DOTALL)
+    assert section
+    charts = re.findall(r'<svg class="histogram".*?</svg>', section[0], re.DOTALL)
+    assert len(charts) == 3
+    for chart, total, unit_ in zip(
+        charts, (324, 1944, 324), ("BPM", "LUFS", "s (log)"), strict=True
+    ):
+        counts = [int(c.replace(",", "")) for c in re.findall(r": ([\d,]+)</title>", chart)]
+        assert sum(counts) == total
+        heights = [float(h) for h in re.findall(r'<rect [^>]*height="([\d.]+)"', chart)]
+        np.testing.assert_allclose(
+            np.array(heights) / max(heights), np.array(counts) / max(counts), atol=0.002
+        )
+        assert f">{unit_}</text>" in chart
+        rungs = [int(c.replace(",", "")) for c in re.findall(r'class="y"[^>]*>([\d,]+)<', chart)]
+        assert rungs[0] == 0
+        assert rungs[-1] >= max(counts)
+        assert len({b - a for a, b in itertools.pairwise(rungs)}) == 1, "even steps"
+        # The axis and its bars agree: the highest bar is as high as its count on the scale.
+        places = [float(y) for y in re.findall(r'd="M0 ([\d.]+)H', chart)]
+        at = np.interp(max(counts), rungs, places[: len(rungs)])
+        assert 130 - max(heights) == pytest.approx(at, abs=0.1)
+    assert "125 to 126 BPM: 27" in section[0]
+    assert 'aria-label="Length of the recordings: from 2 to 12 s' in section[0]
+
+
+def test_reasons_say_value_and_limit(finished: Path) -> None:
+    text, _ = build(finished)
+    assert '<td class="words">−70.25</td><td class="words">−60</td>' in text
+    assert re.search(r"silent</th><td[^>]*>2</td><td[^>]*>0</td>", text), "bars only"
+    assert re.search(r"unreadable</th><td[^>]*>1</td><td[^>]*>1</td>", text), "a whole file"
+    assert "<code>a/quiet.wav</code>, bar 3" in text
+    assert "recordings, of 340" in text
+    for said in ("How tempi were found", "Least sure of", "pack/&lt;323&gt;.wav", "onsets 120.1"):
+        assert said in text, said
+
+
+def test_an_older_dataset_is_named_and_the_rest_is_there(finished: Path, tmp_path: Path) -> None:
+    top = shutil.copytree(finished, tmp_path / "copy")
+    index = pd.read_parquet(top / "data" / "loops" / "index.parquet")
+    index.drop(columns=["duration_s", "bpm_evidence"]).to_parquet(
+        top / "data" / "loops" / "index.parquet"
+    )
+    table = top / "data" / "loops" / "rejected.csv"
+    table.write_text(table.read_text().replace("file,", "name,", 1))
+    text, page = build(top)
+    assert "index.parquet has no bpm_evidence, duration_s; rejected.csv has no file" in text
+    assert "Not known of any." in text
+    assert len([svg for svg in page.all("svg") if svg.get("class") == "histogram"]) == 2
+    assert "<code>a/quiet.wav</code>" in text
+    table.unlink()
+    text, _ = build(top)
+    assert "rejected.csv is not there" in text
+    assert "<p>Not known.</p>" in text
+
+
+def test_a_damaged_index_is_refused(finished: Path, tmp_path: Path) -> None:
+    top = shutil.copytree(finished, tmp_path / "copy")
+    index = top / "data" / "loops" / "index.parquet"
+    index.write_bytes(index.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"index\.parquet is truncated or damaged"):
+        build(top)
+
+
+def test_a_text_of_a_page_says_infinity() -> None:
+    assert (shorten("-inf"), shorten("inf"), shorten("nan")) == ("−∞", "∞", "–")

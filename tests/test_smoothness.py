@@ -141,7 +141,7 @@ def test_the_folder_is_whole_and_the_same_again(tmp_path, instrument, loops):
         contents(tmp_path / "a")
     )
     bars = {
-        name: read_audio(tmp_path / "a" / f"{name}.wav")[0].size / GRID.samples
+        name: read_audio(tmp_path / "a" / f"{name}.wav").samples.size / GRID.samples
         for name in ("morph", "walk")
     }
     assert bars == {"morph": 5, "walk": 10}
@@ -172,7 +172,7 @@ def test_loops_of_several_bars_stay_whole(tmp_path):
     loops = LoopDataset(folder, "test")
     evaluate_smoothness(instrument, loops, tmp_path / "a", paths=1, points=4, seed=0)
     for name, count in (("morph", 4), ("crossfade", 4), ("walk", 8)):
-        sound = read_audio(tmp_path / "a" / f"{name}.wav")[0]
+        sound = read_audio(tmp_path / "a" / f"{name}.wav").samples
         assert sound.size == count * grid.samples, name
     captions = [item["caption"] for item in json.loads((tmp_path / "a/items.json").read_text())]
     assert any("4 loops" in caption for caption in captions)

@@ -28,7 +28,7 @@ AUDIBLE = {name: spec.at(0.5) for name, spec in FACTORS.items()} | {
 @pytest.fixture(scope="module")
 def loops():
     source = SynthSource(GRID, LOOPS, seed=3)
-    return np.stack([source.read(item)[0][0] for item in source.items()])
+    return np.stack([source.read(item).samples for item in source.items()])
 
 
 def spectrum(x):
@@ -70,11 +70,11 @@ def test_items_tell_all_about_the_loops():
 def test_a_loop_depends_on_seed_and_number_alone(loops):
     few, many = SynthSource(GRID, 2, seed=3), SynthSource(GRID, 5_000, seed=3)
     for source in (few, many):
-        audio, rate = source.read(source.items()[1])
-        assert rate == GRID.sample_rate_hz
-        np.testing.assert_array_equal(audio[0], loops[1])
+        recording = source.read(source.items()[1])
+        assert recording.rate_hz == GRID.sample_rate_hz
+        np.testing.assert_array_equal(recording.samples, loops[1])
     other = SynthSource(GRID, 2, seed=4)
-    assert not np.allclose(other.read(other.items()[1])[0][0], loops[1])
+    assert not np.allclose(other.read(other.items()[1]).samples, loops[1])
 
 
 def test_loops_are_sound_and_not_trash(loops):
@@ -109,10 +109,10 @@ def test_loops_differ_widely(loops):
 def test_any_grid_will_do(grid):
     source = SynthSource(grid, 3, seed=0)
     for item in source.items():
-        audio, rate = source.read(item)
-        assert audio.shape == (1, grid.samples)
-        assert rate == grid.sample_rate_hz
-        assert np.abs(audio).max() == pytest.approx(0.95, rel=1e-5)
+        recording = source.read(item)
+        assert recording.samples.shape == (grid.samples,)
+        assert recording.rate_hz == grid.sample_rate_hz
+        assert np.abs(recording.samples).max() == pytest.approx(0.95, rel=1e-5)
 
 
 def test_extreme_factors_stay_finite():

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from techloop.grid import Grid
+from techloop.loops import Recipe
 from techloop.params import Params, load_params
 
 ROOT = Path(__file__).parent.parent
@@ -27,12 +28,17 @@ def small_params() -> Params:
     return Params.model_validate(raw)
 
 
+def recipe(**changes: Any) -> Recipe:
+    """The repository's, with changes."""
+    told = small_params().prepare_loops.recipe.model_dump()
+    return Recipe(**{"grid": GRID, **told, **changes})
+
+
 def preparation() -> dict[str, Any]:
-    """What `prepare_loops` is told besides source, folder and grid; shards of a megabyte."""
+    """What `prepare_loops` is told besides source, folder, recipe and checkpoints."""
     section = small_params().prepare_loops
-    shared = section.model_dump(exclude={"source", "synth", "folder", "shard_mb"})
-    tempi = section.folder.model_dump(exclude={"path"})
-    return {**shared, **tempi, "shard_mb": 1, "seed": 0}
+    told = section.model_dump(include={"train_fraction", "validation_fraction", "max_similarity"})
+    return {**told, "shard_mb": 1, "seed": 0}
 
 
 def train_small_audio_vae(loops: Path, folder: Path, cell: str = "kl", **kwargs: Any) -> dict:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from techloop.grid import STEPS_PER_BEAT, Grid
-from techloop.sources import Item, Unreadable
+from techloop.sources import Item, Recording, Unreadable
 from techloop.sources.voices import BassLine, Hits, Score, Signal, perform
 
 Factors = dict[str, float]
@@ -128,8 +128,8 @@ class SynthSource:
             for name in [_name(loop)]
         ]
 
-    def read(self, item: Item) -> tuple[Float[np.ndarray, "channels samples"], int]:
-        """Render a loop: one channel, as long as the grid's loop, peak below 1.
+    def read(self, item: Item) -> Recording:
+        """Render a loop, as long as the grid's loop, peak below 1.
 
         Raises:
             Unreadable: the item is none of this source's.
@@ -139,7 +139,7 @@ class SynthSource:
         if loop >= self.loops or item.name != _name(loop):
             raise Unreadable(f"{item.name} is none of the {self.loops} loops of the synthesiser")
         audio = render(self.grid, draw_factors(self.seed, loop), self.seed, loop)
-        return audio[None], self.grid.sample_rate_hz
+        return Recording(audio, self.grid.sample_rate_hz)
 
 
 def _name(loop: int) -> str:

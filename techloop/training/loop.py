@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from techloop.artifacts import fingerprint, whole_file, whole_folder, write_json
+from techloop.artifacts import code_fingerprint, whole_file, whole_folder, write_json
 from techloop.models.model import Model, parameter_count, pick_device
 from techloop.params import Training
 
@@ -208,15 +207,8 @@ def fit(
 
 def checkpoint_folder(identity: Mapping[str, Any], checkpoints: Path) -> Path:
     """Where a training of this identity keeps its checkpoint."""
-    text = json.dumps({**identity, "code": _code()}, sort_keys=True, default=str)
+    text = json.dumps({**identity, "code": code_fingerprint()}, sort_keys=True, default=str)
     return checkpoints / hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@cache  # what this process runs, though a file be edited meanwhile
-def _code() -> str:
-    """What the library's code is called by: an edited one must not resume another's checkpoint."""
-    package = Path(__file__).parents[1]
-    return fingerprint({p.relative_to(package).as_posix(): p for p in package.rglob("*.py")})
 
 
 def warm_up(seen: int, over: int) -> float:
