@@ -52,7 +52,7 @@ DASK = {
     "distributed.nanny.pre-spawn-environ": {
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), 1),
         "MALLOC_TRIM_THRESHOLD_": 2**28,
-        "MALLOC_MMAP_THRESHOLD_": 2**26,
+        "MALLOC_MMAP_THRESHOLD_": 2**25,  # the most that glibc takes
     },
 }
 ATTRIBUTION_COLUMNS = ["file", "author", "licence", "url"]
