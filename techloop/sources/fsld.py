@@ -22,6 +22,7 @@ import statistics
 import tempfile
 import threading
 import warnings
+import weakref
 import zipfile
 import zlib
 from collections import Counter
@@ -347,8 +348,10 @@ class _Archive:
     """The data set in its archive. Nothing is unpacked, so that no name in it leads anywhere."""
 
     def __init__(self, file: UPath) -> None:
+        stream = file.open("rb")
+        weakref.finalize(self, stream.close)
         try:
-            self.zip = zipfile.ZipFile(file.open("rb"))
+            self.zip = zipfile.ZipFile(stream)
         except (zipfile.BadZipFile, EOFError) as error:
             raise ValueError(
                 f"{file} is no archive that can be read ({error}), so it may not be whole. Fetch "
