@@ -77,7 +77,11 @@ def _wav(chunks: list[tuple[bytes, bytes]]) -> Tags:
     if len(acid := first.get(b"acid", b"")) >= 24:
         # Flags, root note, two unknown, beats, meter (lower, then upper), tempo.
         flags, beats, upper, bpm = struct.unpack_from("<I8xI2xHf", acid)
-        said |= {"one_shot": bool(flags & 1), **_count(beats, upper), "bpm": _tempo("acid", bpm)}
+        said |= {
+            "one_shot": bool(flags & 1),
+            **_count(beats, upper),
+            "bpm": tempo_if_one("acid", bpm),
+        }
     if len(smpl := first.get(b"smpl", b"")) >= 60 and struct.unpack_from("<I", smpl, 28)[0]:
         start, end = struct.unpack_from("<2I", smpl, 44)  # the last sample is played
         if start <= end < 0xFFFFFFFF:
@@ -105,7 +109,7 @@ def _count(beats: int, beats_per_bar: int) -> dict[str, int]:
     return said | ({"beats_per_bar": beats_per_bar} if 0 < beats_per_bar <= METER else {})
 
 
-def _tempo(where: str, bpm: float) -> dict[str, float]:
+def tempo_if_one(where: str, bpm: float) -> dict[str, float]:
     """A tempo, if it is one; NaN is none."""
     return {where: bpm} if BPM[0] <= bpm <= BPM[1] else {}
 
@@ -132,7 +136,7 @@ def _text(stream: Any) -> dict[str, Any]:
     except Exception:  # whatever a damaged tag makes of it; chunks beside it may be good
         return {}
     texts = [*tag.other.get("bpm", ()), *tag.other.get("tempo", ())]
-    tempi = [tempo for text in texts if (tempo := _tempo("tag", _number(text)))]
+    tempi = [tempo for text in texts if (tempo := tempo_if_one("tag", _number(text)))]
     return {"author": (tag.artist or "").strip(), "bpm": tempi[0] if tempi else {}}
 
 

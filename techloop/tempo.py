@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from techloop.audio import resample
 from techloop.sources import Item, Rejected, Tags
+from techloop.tags import tempo_if_one
 
 ANALYSIS_HZ = 16_000
 ENVELOPE_HZ = 160  # about; exactly, a whole number of frames goes into the recording
@@ -35,7 +36,6 @@ CUT_AT_BARS = 0.05  # of both, where somebody who listened to it says that it is
 TRACK_S = 30.0
 # How much likelier a tempo is that is stated there. A number in a name may count something else.
 STATED = {"annotation": 8.0, "name": 6.0, "acid": 5.0, "beats": 5.0, "tag": 5.0, "number": 3.0}
-SLOWEST_BPM, FASTEST_BPM = 20.0, 400.0  # beyond is a slip of the keyboard
 STATED_WITHIN_BPM = 1.0  # tempi are stated in whole beats a minute as a rule, cut off or rounded
 TRACKED = {"librosa": 1.5, "beat_this": 3.0}  # a beat tracker finds about so much
 TRACKED_WITHIN = 0.02
@@ -129,11 +129,13 @@ class Envelope(NamedTuple):
     Attributes:
         level: compressed level of each band.
         flux: how much each grows.
+        onsets: how much all of them grow together.
         time_s: when.
     """
 
     level: Float[np.ndarray, "frames bands"]
     flux: Float[np.ndarray, "frames bands"]
+    onsets: Float[np.ndarray, "frames"]
     time_s: Float[np.ndarray, "frames"]
 
 
@@ -185,8 +187,8 @@ def tempo_in_name(name: str) -> Stated | None:
 
 def stated_tempi(item: Item, tags: Tags, duration_s: float) -> list[Stated]:
     """All that is written down about the tempo of an item."""
-    sane = item.bpm is not None and SLOWEST_BPM <= item.bpm <= FASTEST_BPM
-    stated = [Stated("annotation", item.bpm)] if sane and item.bpm else []
+    annotated = tempo_if_one("annotation", item.bpm or 0.0)  # a hand may have slipped
+    stated = [Stated(by, bpm) for by, bpm in annotated.items()]
     stated += [tempo] if (tempo := tempo_in_name(item.name)) else []
     if not tags.one_shot:  # editors give single sounds some tempo too
         stated += [Stated(by, bpm) for by, bpm in tags.bpm.items()]
@@ -224,7 +226,7 @@ def onset_envelope(x: Float[np.ndarray, "samples"], sample_rate_hz: int) -> Enve
     level = np.log1p(10 * bands / (np.sqrt(np.square(bands).mean()) + 1e-9))
     flux = np.maximum(level - np.roll(level, 2, axis=0), 0)
     time_s = np.arange(frames) * duration_s / frames + ENVELOPE_LEAD_S
-    return Envelope(level, flux, time_s)
+    return Envelope(level, flux, flux.sum(axis=1), time_s)
 
 
 def find_tempo(
@@ -351,11 +353,11 @@ def _candidates(
 ) -> list[Candidate]:
     """Every tempo worth a thought, the best first."""
     (min_bpm, max_bpm), minutes = limits_bpm, duration_s / 60
-    flux = envelope.flux.sum(axis=1)
     # Tolerance: 60.0 s at 90 BPM must not fall out of the range for a sample too few.
     whole = np.arange(max(np.ceil(min_bpm * minutes - 0.01), 1), max_bpm * minutes + 0.01)
     between = np.linspace(min_bpm, max_bpm, round((max_bpm - min_bpm) * minutes * 16) + 3) * minutes
-    heard = pulse_strength(flux, between)
+    strengths = pulse_strength(envelope.onsets, np.concatenate([between, whole]))
+    heard, heard_whole = np.split(strengths, [len(between)])
     free = {int(heard.argmax())} | {
         int(np.where(np.abs(between / minutes - bpm) <= STATED_WITHIN_BPM, heard, -1).argmax())
         for by, bpm, _, _ in witnesses
@@ -370,7 +372,7 @@ def _candidates(
         of_any_length, no_whole_bars = of_any_length * CUT_AT_BARS, no_whole_bars * CUT_AT_BARS
     table = [
         (beats, strength, _prior(int(beats), beats_per_bar, no_whole_bars), "length")
-        for beats, strength in zip(whole, pulse_strength(flux, whole), strict=True)
+        for beats, strength in zip(whole, heard_whole, strict=True)
         if exact is not False
     ] + [(_peak(between, heard, at), heard[at], of_any_length, "onsets") for at in free]
 
@@ -423,8 +425,7 @@ def _follow(envelope: Envelope, steady: Beats) -> tuple[Beats, float]:
     any frame.
     """
     duration_s, n_beats = float(steady.time_s[-1]), float(steady.passed[-1])
-    flux = envelope.flux.sum(axis=1)
-    flux = flux - flux.mean()
+    flux = envelope.onsets - envelope.onsets.mean()
     frames, beat_frames = len(flux), len(flux) / n_beats
     size, hop = round(WINDOW_BEATS * beat_frames), round(HOP_BEATS * beat_frames)
     if frames < 3 * size:
@@ -467,8 +468,7 @@ def _follow(envelope: Envelope, steady: Beats) -> tuple[Beats, float]:
 
 def pulses_along(envelope: Envelope, passed: Float[np.ndarray, "frames"]) -> float:
     """`pulse_strength` where so many beats have passed at each frame."""
-    flux = envelope.flux.sum(axis=1)
-    flux = flux - flux.mean()
+    flux = envelope.onsets - envelope.onsets.mean()
     norm = np.sqrt(np.square(flux).sum() * len(flux)) + 1e-9
     return float(sum(abs(np.exp(-2j * np.pi * p * passed) @ flux) for p in PULSES) / norm)
 
@@ -537,7 +537,7 @@ def _downbeat(envelope: Envelope, beats: Beats, beats_per_bar: int) -> float:
     count = np.maximum(np.bincount(place, minlength=bins), 1)
     folded = [
         np.bincount(place, weights=flux, minlength=bins) / count
-        for flux in (envelope.flux.sum(axis=1), envelope.flux[:, :LOW_BANDS].sum(axis=1))
+        for flux in (envelope.onsets, envelope.flux[:, :LOW_BANDS].sum(axis=1))
     ]
     every, low = (np.convolve(np.r_[f[-1], f, f[0]], [0.5, 1, 0.5], mode="valid") for f in folded)
     strong = (every + LOW_WEIGHT * low).reshape(beats_per_bar, BINS_PER_BEAT).sum(axis=0)
@@ -586,7 +586,7 @@ def _refuse_single_hit(envelope: Envelope) -> None:
     Raises:
         Rejected: `single_hit`.
     """
-    flux, level = envelope.flux.sum(axis=1), np.expm1(envelope.level).sum(axis=1)
+    flux, level = envelope.onsets, np.expm1(envelope.level).sum(axis=1)
     near = np.lib.stride_tricks.sliding_window_view(np.pad(flux, 8, mode="wrap"), 17).max(axis=1)
     onsets = (flux == near) & (flux > SINGLE_HIT_ONSET * flux.max(initial=1e-9))
     if onsets.sum() > 1:
@@ -656,7 +656,7 @@ def _librosa(
         Ellis, Beat Tracking by Dynamic Programming, 2007, section 3.2; by librosa.
     """
     rate_hz = ENVELOPE_HZ // 4
-    flux = envelope.flux.sum(axis=1)
+    flux = envelope.onsets
     flux = flux[: len(flux) // 4 * 4].reshape(-1, 4).sum(axis=1)
     first = max(len(flux) // 2 - 30 * rate_hz, 0)
     middle = flux[first : first + 60 * rate_hz]
