@@ -77,15 +77,13 @@ def generate(
 
 
 @app.command()
-def reconstruct(
-    file: Recording, seed: Seed = 0, out: Out = Path("out"), model: Model = None
-) -> None:
+def reconstruct(file: Recording, out: Out = Path("out"), model: Model = None) -> None:
     """A recording as the models hear it: each of its loops through both and back."""
     with _paragraphs():
         folder, instrument = _instrument(model)
         audio, bars = _loops_of(file, instrument)
-        about = {"command": "reconstruct", "seed": seed, "arguments": {"file": file.name}}
-        for bar, loop in zip(bars, instrument.reconstruct(audio, seed), strict=True):
+        about = {"command": "reconstruct", "arguments": {"file": file.name}}
+        for bar, loop in zip(bars, instrument.reconstruct(audio), strict=True):
             stem = f"reconstruct-{file.stem}-bar{bar:02d}"
             _write(out, stem, loop, instrument, folder, about | {"bar": bar})
 
@@ -95,7 +93,6 @@ def morph(
     a: Recording,
     b: Recording,
     bars: Bars = 16,
-    seed: Seed = 0,
     out: Out = Path("out"),
     model: Model = None,
 ) -> None:
@@ -103,9 +100,9 @@ def morph(
     with _paragraphs():
         folder, instrument = _instrument(model)
         ends = [_loops_of(file, instrument)[0][0] for file in (a, b)]
-        piece = instrument.morph(ends[0], ends[1], bars, seed)
+        piece = instrument.morph(ends[0], ends[1], bars)
         arguments = {"a": a.name, "b": b.name, "bars": bars}
-        about = {"command": "morph", "seed": seed, "arguments": arguments}
+        about = {"command": "morph", "arguments": arguments}
         _write(out, f"morph-{a.stem}-{b.stem}", piece, instrument, folder, about)
 
 

@@ -1,6 +1,6 @@
 """Loops and latents, opened again from the folders that the stages wrote."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -85,6 +85,25 @@ class LoopDataset(_IndexedFolder):
         for i, row in enumerate(rows):
             out[i] = self._shards[shards[row]][places[row]]
         return out / np.float32(INT16_SCALE)
+
+    def reader(self, device: torch.device) -> Callable[[Sequence[int]], Float[Tensor, "n samples"]]:
+        """Loops of given rows on a device, float32, without waiting for it.
+
+        On a GPU the data set is kept there where that takes less than a quarter of its free
+        memory; else each batch is read from the files and copied.
+        """
+
+        def sent(array: np.ndarray) -> Tensor:
+            tensor = torch.from_numpy(array)
+            if device.type == "cuda":
+                tensor = tensor.pin_memory()
+            return tensor.to(device, non_blocking=True)
+
+        size = len(self) * self.grid.samples * np.dtype(np.int16).itemsize
+        if device.type != "cuda" or size > torch.cuda.mem_get_info(device)[0] / 4:
+            return lambda rows: sent(self.audio(rows))
+        kept = sent(np.stack([self._shards[s][row] for s, row in zip(*self._places, strict=True)]))
+        return lambda rows: kept[sent(np.asarray(rows))] / INT16_SCALE
 
 
 class LatentDataset(_IndexedFolder):

@@ -84,20 +84,6 @@ class Grid:
         """Every length the second level can have: the divisors of `frames`."""
         return [n for n in range(1, self.frames + 1) if self.frames % n == 0]
 
-    def doublings(self, bands: int) -> int:
-        """How often the rate of so many critically sampled sub-bands is halved to the latents'.
-
-        Raises:
-            ValueError: the hop is no power of two times `bands`.
-        """
-        ratio, rest = divmod(self.hop, bands)
-        if rest or ratio.bit_count() != 1:
-            raise ValueError(
-                f"the hop of {self.hop} samples is no power of two times {bands} bands; choose "
-                "bands such as hop / 8"
-            )
-        return ratio.bit_length() - 1
-
     def check_length(self, length: int) -> None:
         """Refuse a representation length that does not divide the frames of a loop.
 

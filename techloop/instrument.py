@@ -78,16 +78,10 @@ class Instrument:
         return torch.cat(parts)
 
     @torch.inference_mode()
-    def decode(
-        self, latents: Float[Tensor, "n c frames"], seed: int = 0
-    ) -> Float[np.ndarray, "n samples"]:
-        """Audio of VAE 1's latents, never beyond full scale; the seed draws its noise."""
-        # Not the stream that points are drawn from.
-        draw, parts = torch.Generator().manual_seed(2**40 + seed), []
-        for z in latents.split(BATCH):
-            noise = torch.randn(self.audio_vae.noise_shape(z), generator=draw)
-            parts.append(self.audio_vae.decode(z.to(self.device), noise.to(self.device)).cpu())
-        return torch.cat(parts).clamp(-1, 1).numpy()
+    def decode(self, latents: Float[Tensor, "n c frames"]) -> Float[np.ndarray, "n samples"]:
+        """Audio of VAE 1's latents, never beyond full scale."""
+        parts = [self.audio_vae.decode(z.to(self.device)).cpu() for z in latents.split(BATCH)]
+        return torch.cat(parts).numpy()
 
     @torch.inference_mode()
     def embed(self, audio: Float[np.ndarray, "n samples"]) -> Float[Tensor, "n d length"]:
@@ -107,44 +101,33 @@ class Instrument:
             parts.append(self.latent_vae.encode(mu, sigma)[0].cpu())
         return torch.cat(parts)
 
-    def render(
-        self, points: Float[Tensor, "n d length"], seed: int = 0
-    ) -> Float[np.ndarray, "n samples"]:
+    def render(self, points: Float[Tensor, "n d length"]) -> Float[np.ndarray, "n samples"]:
         """Audio of points, each an exact loop on its own."""
-        return self.decode(self.latents(points), seed)
+        return self.decode(self.latents(points))
 
-    def render_sequence(
-        self, points: Float[Tensor, "n d length"], seed: int = 0
-    ) -> Float[np.ndarray, "samples"]:
+    def render_sequence(self, points: Float[Tensor, "n d length"]) -> Float[np.ndarray, "samples"]:
         """Audio of points one after another, decoded as one circle: no seam at any bar line."""
         chain = torch.cat(list(self.latents(points)), -1)
-        return self.decode(chain[None], seed)[0]
+        return self.decode(chain[None])[0]
 
     def generate(self, n: int, seed: int) -> Float[np.ndarray, "n samples"]:
         """`n` new loops."""
-        return self.render(self.sample(n, seed), seed)
+        return self.render(self.sample(n, seed))
 
-    def reconstruct(
-        self, audio: Float[np.ndarray, "n samples"], seed: int = 0
-    ) -> Float[np.ndarray, "n samples"]:
+    def reconstruct(self, audio: Float[np.ndarray, "n samples"]) -> Float[np.ndarray, "n samples"]:
         """Loops through both levels and back."""
-        return self.render(self.embed(audio), seed)
+        return self.render(self.embed(audio))
 
     def morph(
-        self,
-        a: Float[np.ndarray, "samples"],
-        b: Float[np.ndarray, "samples"],
-        bars: int,
-        seed: int = 0,
+        self, a: Float[np.ndarray, "samples"], b: Float[np.ndarray, "samples"], bars: int
     ) -> Float[np.ndarray, "total"]:
         """From loop `a` to loop `b` in `bars` bars, straight through the top space."""
         ends = self.embed(np.stack([a, b]))
-        return self.render_sequence(interpolate(ends[0], ends[1], self._loops(bars)), seed)
+        return self.render_sequence(interpolate(ends[0], ends[1], self._loops(bars)))
 
     def walk(self, bars: int, seed: int) -> Float[np.ndarray, "total"]:
         """A closed, smooth random walk of `bars` bars that ends where it began."""
-        points = closed_walk(self._loops(bars), self.point_shape, seed)
-        return self.render_sequence(points, seed)
+        return self.render_sequence(closed_walk(self._loops(bars), self.point_shape, seed))
 
     def _loops(self, bars: int) -> int:
         """How many loops make so many bars."""

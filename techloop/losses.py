@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from techloop.spectral import circular_stft, whole_hop
+from techloop.vocoder import LOG_FLOOR, fine_structure, low_bins
 
 WINDOWS = (2048, 1024, 512, 256, 128)
 MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-LOG_FLOOR = 1e-3  # epsilon of the spectral distance, on unscaled amplitudes
 
 
 def log_distance(
@@ -51,6 +51,27 @@ def spectral_distance(
         log.append(log_distance(a, b))
         linear.append(linear_distance(a, b))
     return torch.stack(log).mean(), torch.stack(linear).mean()
+
+
+def spectrogram_distance(
+    target: Float[Tensor, "b v frames"], predicted: Float[Tensor, "b v frames"], hop: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
+    """How far log amplitudes (of `techloop.vocoder.analyse`) are from those predicted: three terms.
+
+    * log: `log_distance` of the short window, plus half of that of the long one.
+    * linear: the same of `linear_distance`.
+    * fine: mean squared difference of the fine structure, which is what tells a pitch and hardly
+      counts in the others. Squared, as its absolute difference is least for a flat guess: partials
+      are few among many bins.
+    """
+    low = low_bins(hop)
+    log, linear = [], []
+    for part in (slice(low, None), slice(low)):
+        a, b = target[:, part], predicted[:, part]
+        log.append((a - b).abs().mean())
+        linear.append(linear_distance(a.exp(), b.exp()))
+    fine = fine_structure(target - predicted, hop).square().mean()
+    return log[0] + log[1] / 2, linear[0] + linear[1] / 2, fine
 
 
 def _amplitude(spectrum: Tensor) -> Tensor:

@@ -116,7 +116,6 @@ class AudioVAESize(Section):
     """Sizes of the audio VAE."""
 
     latent_dim: Count
-    bands: Count
     channels: Count
     blocks: Count
 
@@ -124,7 +123,7 @@ class AudioVAESize(Section):
 class AudioVAECell(Section):
     """One regulariser and its weight."""
 
-    regulariser: Literal["kl", "wae"]
+    regulariser: Literal["kl", "wae", "wae-gan"]
     weight: Positive
     warmup_loops: Annotated[int, Field(ge=0)]
     free_nats: Annotated[float, Field(ge=0)]
@@ -251,11 +250,6 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         raise ValueError(f"{path}: {'; '.join(map(_complaint, error.errors()))}.") from None
     grid, audio = params.beat_grid(), params.train_audio_vae
     # What would only be noticed once the stages before have run for long:
-    bands = audio.model.bands
-    try:
-        grid.doublings(bands)
-    except ValueError as error:
-        raise ValueError(f"{path}: `train_audio_vae.model.bands` is {bands}; {error}") from None
     for name, cell in params.train_latent_vae.cells.items():
         where = f"{path}: `train_latent_vae.cells.{name}"
         if cell.regulariser not in audio.cells:

@@ -22,7 +22,8 @@ def whole_hop(samples: int, window: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def _hann(window: int, device: torch.device) -> Tensor:
+def hann(window: int, device: torch.device) -> Float[Tensor, "window"]:
+    """The periodic Hann window."""
     with torch.inference_mode(False):  # kept beyond the mode it is first asked for in
         return torch.hann_window(window, device=device)
 
@@ -45,8 +46,28 @@ def circular_stft(
         raise ValueError(f"a circle of {samples} samples is not a whole number of hops of {hop}")
     padded = wrap(x.float(), window // 2, window // 2 - hop)
     return torch.stft(
-        padded, window, hop, window=_hann(window, x.device), center=False, return_complex=True
+        padded, window, hop, window=hann(window, x.device), center=False, return_complex=True
     )
+
+
+def circular_istft(
+    spectrum: Complex[Tensor, "b bins frames"], window: int, hop: int
+) -> Float[Tensor, "b samples"]:
+    """The loops whose `circular_stft` is nearest to `spectrum` (least squares): its inverse.
+
+    Raises:
+        ValueError: the window is not an even number of hops, or fewer than four.
+    """
+    parts = window // hop
+    if window % hop or parts % 2 or parts < 4:
+        raise ValueError(f"a window of {window} samples is not 4, 6, ... hops of {hop}")
+    taper = hann(window, spectrum.device)
+    frames = torch.fft.irfft(spectrum.mT, n=window) * (taper * (hop / taper.square().sum()))
+    pieces = frames.unflatten(-1, (parts, hop))
+    out = torch.zeros_like(pieces[:, :, 0])
+    for i in range(parts):  # frame t reaches from half a window before its centre to half behind
+        out += pieces[:, :, i].roll(i - parts // 2, 1)
+    return out.flatten(1)
 
 
 @lru_cache(maxsize=8)

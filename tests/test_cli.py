@@ -36,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("repository") / "data" / "latent_vae" / "tiny"
     (folder / "audio_vae").mkdir(parents=True)
-    AudioVAE(GRID, latent_dim=4, bands=16, channels=32, blocks=1).save(
+    AudioVAE(GRID, latent_dim=4, channels=32, blocks=1).save(
         folder / "audio_vae", preparation=PREPARATION
     )
     inner = model_fingerprint(folder / "audio_vae")

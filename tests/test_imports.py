@@ -17,10 +17,10 @@ LAYERS = (
     {
         "techloop.artifacts",
         "techloop.audio",
-        "techloop.filterbank",
         "techloop.spectral",
         "techloop.sources",
         "techloop.tags",
+        "techloop.vocoder",
     },
     {
         "techloop.sources.folder",

@@ -40,35 +40,13 @@ def test_a_sequence_is_one_circle(instrument: Instrument) -> None:
     joined = instrument.render_sequence(points)
     assert joined.shape == (3 * instrument.grid.samples,)
     # Rotating the sequence by one loop rotates the audio, and so no bar line is a special place.
-    noiseless = instrument.latents(points)
+    latents = instrument.latents(points)
     with torch.inference_mode():
-        quiet = torch.zeros(instrument.audio_vae.noise_shape(torch.cat([*noiseless], -1)[None]))
-        chains = [torch.cat([*z], -1)[None] for z in (noiseless, noiseless.roll(1, 0))]
-        audio = [instrument.audio_vae.decode(chain, quiet)[0] for chain in chains]
-        alone = instrument.audio_vae.decode(noiseless[:1], quiet[..., : quiet.shape[-1] // 3])[0]
+        chains = [torch.cat([*z], -1)[None] for z in (latents, latents.roll(1, 0))]
+        audio = [instrument.audio_vae.decode(chain)[0] for chain in chains]
     torch.testing.assert_close(
-        audio[1], audio[0].roll(instrument.grid.samples), atol=1e-5, rtol=1e-4
+        audio[1], audio[0].roll(instrument.grid.samples), atol=1e-4, rtol=1e-4
     )
-    # A loop decoded by itself differs from the same one in the sequence, around the bar lines.
-    difference = np.abs(alone.numpy() - audio[0][: instrument.grid.samples].numpy())
-    assert difference[:128].max() > 10 * difference[8_000:22_000].max()
-
-
-def test_noise_and_points_are_different_draws(instrument: Instrument) -> None:
-    seen = {}
-    instrument_decode = instrument.audio_vae.decode
-
-    def spy(z, noise):
-        seen["noise"] = noise.flatten()
-        return instrument_decode(z, noise)
-
-    instrument.audio_vae.decode = spy
-    try:
-        instrument.generate(1, seed=0)
-    finally:
-        del instrument.audio_vae.decode
-    points = instrument.sample(1, seed=0).flatten()
-    assert not torch.allclose(seen["noise"][: len(points)], points)
 
 
 def test_bars_are_whole_loops(instrument: Instrument, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,8 +60,6 @@ def test_reconstruct_is_render_of_embed(instrument: Instrument, loops_folder: Pa
     points = instrument.embed(audio)
     assert points.shape == (2, *instrument.point_shape)
     np.testing.assert_array_equal(instrument.reconstruct(audio), instrument.render(points))
-    other_noise = instrument.reconstruct(audio, seed=1)
-    assert not np.array_equal(other_noise, instrument.reconstruct(audio, seed=0))
 
 
 def test_a_morph_goes_from_one_to_the_other(instrument: Instrument, loops_folder: Path) -> None:

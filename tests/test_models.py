@@ -10,7 +10,7 @@ from techloop.models.latent_vae import LatentVAE
 from techloop.models.model import Model, model_fingerprint
 from tests.worlds import GRID
 
-AUDIO = {"latent_dim": 4, "bands": 16, "channels": 32, "blocks": 1}
+AUDIO = {"latent_dim": 4, "channels": 32, "blocks": 1}
 LATENT = {"audio_latent_dim": 4, "latent_dim": 6, "channels": 32, "blocks": 1}
 
 
@@ -55,11 +55,15 @@ def test_audio_vae_turns_with_the_loop(audio_vae: AudioVAE, k: int) -> None:
     mu_k, sigma_k = audio_vae.encode(x.roll(128 * k, -1))
     torch.testing.assert_close(mu_k, mu.roll(k, -1), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(sigma_k, sigma.roll(k, -1), atol=1e-5, rtol=1e-4)
-    noise = torch.randn(audio_vae.noise_shape(mu))
-    y = audio_vae.decode(mu, noise)
-    y_k = audio_vae.decode(mu.roll(k, -1), noise.roll(8 * k, -1))
-    torch.testing.assert_close(y_k, y.roll(128 * k, -1), atol=1e-5, rtol=1e-4)
+    y = audio_vae.decode(mu)
+    y_k = audio_vae.decode(mu.roll(k, -1))
     assert y.std() > 0.01  # and not because nothing comes out
+    predicted = audio_vae.predict(mu)
+    torch.testing.assert_close(
+        audio_vae.predict(mu.roll(k, -1)), predicted.roll(k, -1), atol=1e-4, rtol=1e-4
+    )
+    # Rounding may turn a bin around that is silent but for it (tests/test_vocoder.py: not without).
+    assert (y_k - y.roll(128 * k, -1)).norm() < 0.01 * y.norm()
 
 
 @torch.no_grad()
@@ -74,11 +78,6 @@ def test_any_circle_of_hops_goes_through(audio_vae: AudioVAE) -> None:
     assert mu.shape == (3, 4, 5)
     assert audio_vae.decode(mu).shape == (3, 640)
     assert torch.equal(audio_vae.decode(mu), audio_vae.decode(mu))
-
-
-def test_bands_must_fit_the_hop() -> None:
-    with pytest.raises(ValueError, match="hop of 128 samples is no power of two times 24 bands"):
-        AudioVAE(GRID, **AUDIO | {"bands": 24})
 
 
 @pytest.mark.parametrize("length", [2, 3, 4, 5, 12, 16, 60, 240])

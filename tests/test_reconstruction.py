@@ -106,7 +106,7 @@ def test_spectrum_noise_has_the_mean_spectrum_and_nothing_else(audio):
 @pytest.fixture(scope="module")
 def vae():
     torch.manual_seed(0)
-    return AudioVAE(GRID, latent_dim=4, bands=16, channels=16, blocks=1).eval()
+    return AudioVAE(GRID, latent_dim=4, channels=16, blocks=1).eval()
 
 
 def test_the_folder_is_whole_and_the_same_again(tmp_path, vae):
@@ -154,7 +154,7 @@ def test_one_loop_or_another_grid_is_refused(tmp_path, vae):
     two = LoopDataset(write_loops(tmp_path / "two", kicks(2), ["test"] * 2), "test")
     with pytest.raises(ValueError, match="1 are asked for"):
         evaluate_reconstruction(vae, two, tmp_path / "a", loops_used=1, examples=3, seed=0)
-    other = AudioVAE(Grid(bpm=120.0), latent_dim=4, bands=16, channels=16, blocks=1)
+    other = AudioVAE(Grid(bpm=120.0), latent_dim=4, channels=16, blocks=1)
     with pytest.raises(ValueError, match="the loops are on"):
         evaluate_reconstruction(other, two, tmp_path / "a", loops_used=6, examples=3, seed=0)
     assert not (tmp_path / "a").exists()

@@ -161,7 +161,7 @@ def test_loops_of_several_bars_stay_whole(tmp_path):
     grid = Grid(bars=2)
     torch.manual_seed(0)
     instrument = Instrument(
-        AudioVAE(grid, latent_dim=4, bands=16, channels=32, blocks=1),
+        AudioVAE(grid, latent_dim=4, channels=32, blocks=1),
         LatentVAE(grid, audio_latent_dim=4, length=4, latent_dim=3, channels=16, blocks=1),
     )
     audio = kicks(4).reshape(2, -1)

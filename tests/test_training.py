@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from techloop.latents import latent_metrics
+from techloop.losses import gaussian_kl, rate, spectrogram_distance
 from techloop.models.audio_vae import AudioVAE
+from techloop.models.discriminators import LatentContest
 from techloop.models.latent_vae import LatentVAE
 from techloop.params import Training
-from techloop.training.audio_vae import random_crops
-from techloop.training.loop import batch_rows, fit, schedule, warm_up
-from tests.worlds import train_small_audio_vae, train_small_latent_vae
+from techloop.training.audio_vae import change_speed, random_spectra, train_audio_vae
+from techloop.training.loop import GRADIENT_NORM, batch_rows, fit, schedule, warm_up
+from techloop.vocoder import values_per_frame
+from tests.worlds import GRID, small_params, train_small_audio_vae, train_small_latent_vae
 
 TRAINING = Training(
     loops=64, batch_size=4, learning_rate=0.01, validate_every_loops=16, checkpoint_every_loops=16
@@ -114,12 +117,67 @@ def test_schedules() -> None:
     assert warm_up(0, 0) == 1
 
 
-def test_crops_are_arcs_of_the_circle() -> None:
-    x = torch.arange(100.0).repeat(50, 1)
-    crops = random_crops(x, 30, torch.Generator().manual_seed(0))
-    assert crops.shape == (50, 30)
-    assert ((crops[:, 1:] - crops[:, :-1]) % 100 == 1).all()
-    assert len(set(crops[:, 0].tolist())) > 20
+def test_another_speed_is_another_pitch_and_nothing_else() -> None:
+    turns, samples = 100, GRID.samples
+    x = torch.cos(2 * math.pi * turns * torch.arange(samples, dtype=torch.double) / samples)
+    faster = change_speed(x[None].float(), 25_600)
+    t = torch.arange(25_600, dtype=torch.double) / 25_600
+    torch.testing.assert_close(
+        faster[0], torch.cos(2 * math.pi * turns * t).float(), atol=1e-5, rtol=0
+    )
+    back = change_speed(change_speed(x[None].float(), 36_864), samples)
+    torch.testing.assert_close(back[0], x.float(), atol=1e-5, rtol=0)
+
+
+def test_a_step_sees_parts_of_loops_at_some_speed() -> None:
+    torch.manual_seed(0)
+    x, sizes = 0.1 * torch.randn(3, GRID.samples), set()
+    for seed in range(40):
+        spectrum = random_spectra(x, GRID, 60, torch.Generator().manual_seed(seed))
+        assert spectrum.shape == (3, values_per_frame(GRID.hop), 60)
+        sizes.add(round(float(spectrum.mean()), 4))
+    assert len(sizes) == 40
+    again = random_spectra(x, GRID, 60, torch.Generator().manual_seed(39))
+    assert torch.equal(again, spectrum)
+
+
+def test_nothing_in_a_step_waits_for_the_device(
+    loops_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many steps lie between two logs, as many numbers are asked for (and waited for)."""
+    asked = []
+
+    def watch(name: str) -> None:
+        real = getattr(torch.Tensor, name)
+
+        def watched(self: torch.Tensor, *args: object) -> object:
+            asked.append(name)
+            return real(self, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, watched)
+
+    for name in ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__"):
+        watch(name)
+    counts, logs = [], []
+    for loops in (40, 120):
+        asked.clear()
+        logs.clear()
+        cadence = {"loops": loops, "validate_every_loops": loops}
+        params = small_params().train_audio_vae
+        params = params.model_copy(update={"training": TRAINING.model_copy(update=cadence)})
+        train_audio_vae(
+            loops_folder,
+            tmp_path / str(loops),
+            params=params,
+            cell=params.cell("kl"),
+            seed=0,
+            log=lambda metrics, seen: logs.append(seen),
+            checkpoints=tmp_path,
+        )
+        # Permutations of an epoch, drawn on the CPU, are lists in the end.
+        counts.append(len([name for name in asked if name != "tolist"]))
+        assert len(logs) == 6
+    assert counts[0] == counts[1] > 0
 
 
 def test_latent_metrics_of_known_posteriors() -> None:
@@ -165,15 +223,87 @@ def test_training_is_reproducible_and_survives_an_interruption(
         assert (tmp_path / "vae" / file).read_bytes() == (audio_vae_folder / file).read_bytes()
 
 
+@pytest.mark.parametrize("regulariser", ["wae", "wae-gan"])
 def test_wae_is_another_objective(
-    loops_folder: Path, audio_vae_folder: Path, tmp_path: Path
+    loops_folder: Path, audio_vae_folder: Path, tmp_path: Path, regulariser: str
 ) -> None:
-    train_small_audio_vae(loops_folder, tmp_path / "wae", "wae")
+    cell = (
+        small_params()
+        .train_audio_vae.cell("wae")
+        .model_copy(update={"regulariser": regulariser, "warmup_loops": 0})
+    )
+    train_small_audio_vae(loops_folder, tmp_path / "wae", cell)
     penalty = [
         pd.read_csv(folder / "history.csv")["penalty"].iloc[0]
         for folder in (audio_vae_folder, tmp_path / "wae")
     ]
     assert penalty[0] > 2 * penalty[1] > 0  # nats of 4 dimensions against a discrepancy
+    assert AudioVAE.load(tmp_path / "wae").latent_dim == 4  # and no discriminator is kept
+
+
+def test_the_contest_teaches_both() -> None:
+    """The discriminator learns to tell frames from the prior, the encoder to prevent it."""
+    torch.manual_seed(0)
+    contest = LatentContest(AudioVAE(GRID, latent_dim=4, channels=16, blocks=1))
+    spectrum = torch.randn(2, values_per_frame(GRID.hop), 60)
+    draw = torch.Generator().manual_seed(0)
+    frames = contest.vae.posterior(spectrum)[0]
+    *_, loss = contest(spectrum, draw)
+    assert loss.item() == pytest.approx(math.log(2), abs=0.1)
+    loss.backward()
+    for part, sign in ((contest.discriminator, -1), (contest.vae.encoder, 1)):
+        parameters = [p for p in part.parameters() if p.grad is not None]
+        assert parameters
+        with torch.no_grad():
+            before = [p.clone() for p in parameters]
+            size = sum(p.grad.square().sum() for p in parameters).sqrt()
+            for p in parameters:
+                p -= 0.1 * p.grad / size
+            *_, after = contest(spectrum, torch.Generator().manual_seed(0))
+            assert (after - loss).item() * sign > 0
+            for p, old in zip(parameters, before, strict=True):
+                p.copy_(old)
+    assert frames.shape == (2, 4, 60)
+
+
+ODD_LOOPS = {
+    "silence": torch.zeros(4, GRID.samples),
+    "clipped": torch.sin(torch.arange(4 * GRID.samples) / 20).mul(5).clamp(-1, 1).view(4, -1),
+    "constant": torch.full((4, GRID.samples), 0.9),
+    "impulse": torch.eye(4, GRID.samples).roll(5_000, 1),
+    "noise": torch.rand(4, GRID.samples, generator=torch.Generator().manual_seed(0)) * 2 - 1,
+}
+
+
+@pytest.mark.parametrize("name", ODD_LOOPS)
+def test_odd_loops_give_finite_numbers_and_bounded_gradients(
+    audio_vae_folder: Path, name: str
+) -> None:
+    vae, x = AudioVAE.load(audio_vae_folder), ODD_LOOPS[name]
+    y = vae.decode(vae.encode(x)[0])
+    assert y.isfinite().all()
+    assert y.abs().max() <= 1
+    spectrum = random_spectra(x, GRID, 60, torch.Generator().manual_seed(1))
+    predicted, mu, sigma = vae(spectrum, torch.Generator().manual_seed(1))
+    loss = sum(spectrogram_distance(spectrum, predicted, GRID.hop)) + 0.01 * rate(
+        gaussian_kl(mu, sigma)
+    )
+    loss.backward()
+    before = nn.utils.clip_grad_norm_(vae.parameters(), GRADIENT_NORM)
+    assert before.isfinite()
+    after = torch.stack([p.grad.norm() for p in vae.parameters() if p.grad is not None]).norm()
+    assert after <= 1.001 * GRADIENT_NORM
+
+
+def test_silence_stays_silent(loops_folder: Path, tmp_path: Path) -> None:
+    params = small_params().train_audio_vae
+    training = params.training.model_copy(update={"loops": 800, "validate_every_loops": 800})
+    size = params.model.model_copy(update={"latent_dim": 16})
+    params = params.model_copy(update={"training": training, "model": size})
+    train_small_audio_vae(loops_folder, tmp_path / "vae", params.cell("kl"), params=params)
+    vae = AudioVAE.load(tmp_path / "vae")
+    silence = torch.zeros(1, GRID.samples)
+    assert vae.decode(vae.encode(silence)[0]).abs().max() < 1e-3  # -60 dB
 
 
 @pytest.mark.parametrize("cell", ["kl-mean-16", "kl-sample-4", "kl-posterior-1"])

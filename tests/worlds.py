@@ -5,7 +5,7 @@ from typing import Any
 
 from techloop.grid import Grid
 from techloop.loops import Recipe
-from techloop.params import Params, load_params
+from techloop.params import AudioVAECell, Params, load_params
 
 ROOT = Path(__file__).parent.parent
 GRID = Grid()
@@ -16,7 +16,7 @@ def small_params() -> Params:
     raw: dict[str, Any] = load_params(ROOT / "params.yaml").model_dump()
     raw["prepare_loops"]["synth"]["loops"] = 60
     audio, latent = raw["train_audio_vae"], raw["train_latent_vae"]
-    audio["model"] = {"latent_dim": 4, "bands": 16, "channels": 32, "blocks": 1}
+    audio["model"] = {"latent_dim": 4, "channels": 32, "blocks": 1}
     latent["model"] = {"latent_dim": 6, "channels": 32, "blocks": 1}
     for section in (audio, latent):
         section["training"] |= {
@@ -41,16 +41,19 @@ def preparation() -> dict[str, Any]:
     return {**told, "shard_mb": 1, "seed": 0}
 
 
-def train_small_audio_vae(loops: Path, folder: Path, cell: str = "kl", **kwargs: Any) -> dict:
-    """VAE 1 of the small sizes; checkpoints beside its folder."""
+def train_small_audio_vae(
+    loops: Path, folder: Path, cell: AudioVAECell | None = None, **kwargs: Any
+) -> dict:
+    """VAE 1 of the small sizes, `kl` by default; checkpoints beside its folder."""
     from techloop.training.audio_vae import train_audio_vae
 
     params = small_params().train_audio_vae
     told = {
+        "params": params,
         "log": lambda metrics, step: None,
         "checkpoints": folder.parent / "checkpoints",
     } | kwargs
-    return train_audio_vae(loops, folder, params=params, cell=params.cell(cell), seed=0, **told)
+    return train_audio_vae(loops, folder, cell=cell or params.cell("kl"), seed=0, **told)
 
 
 def train_small_latent_vae(latents: Path, folder: Path, cell: str, **kwargs: Any) -> dict:

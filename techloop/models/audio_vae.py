@@ -1,26 +1,31 @@
 """VAE 1: loops to Gaussian latents at the hop rate, and back.
 
-    loop -> filter bank -> encoder -> (mu, sigma), 16 numbers each 128 samples
-    z -> decoder -> waveform x loudness + shaped noise, by sub-band -> filter bank -> loop
+    loop -> log amplitudes at two windows -> principal components + residual blocks -> (mu, sigma)
+    z -> principal components + residual blocks -> log amplitudes -> phases -> loop
 
-Everything is circular and convolutional: `decode(roll(z, k)) == roll(decode(z), 128 k)`, given
-that the noise, the one thing tied to a position, is rolled too.
+The network sees and predicts amplitudes alone (`techloop.vocoder` turns them into sound), so the
+latents carry no phase. It starts as a linear codec of the training set's principal components and
+learns what these cannot say. Everything is circular and convolutional:
+`decode(roll(z, k)) == roll(decode(z), k * hop)`.
 """
 
-from itertools import pairwise
+import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from techloop.filterbank import FilterBank
 from techloop.grid import Grid
-from techloop.models.blocks import ChannelNorm, CircularConv, ResidualBlock, fold, trunk, unfold
+from techloop.models.blocks import CircularConv, trunk
 from techloop.models.model import Model
+from techloop.vocoder import LONG, analyse, fine_structure, low_bins, synthesise, values_per_frame
 
 SIGMA_FLOOR = 0.05  # an encoder that is not asked to be uncertain (wae) still is, a little
+SIGMA_START = 0.5  # of a codec that begins near the rate it will have
 DILATIONS = (1, 3, 9)
+CONTRAST = 2.0  # of the fine structure in sound: predictions of it are medians, and too flat
+LONG_WEIGHT, FINE_WEIGHT = 0.5, 2.0  # of the long window, and its fine structure beside it
 
 
 class AudioVAE(Model):
@@ -29,125 +34,115 @@ class AudioVAE(Model):
     Args:
         grid: sample rate, hop and length of the loops it will know.
         latent_dim: numbers a latent frame.
-        bands: sub-bands; the hop must be a power of two times them.
-        channels: width at the latent rate; half of it at each doubling of the rate.
-        blocks: rounds of three residual blocks (dilations 1, 3, 9) at the latent rate.
-
-    Raises:
-        ValueError: the hop is no power of two times `bands`.
+        channels: width.
+        blocks: rounds of three residual blocks (dilations 1, 3, 9) on either side.
     """
 
-    def __init__(
-        self, grid: Grid, *, latent_dim: int, bands: int, channels: int, blocks: int
-    ) -> None:
-        super().__init__(grid, latent_dim=latent_dim, bands=bands, channels=channels, blocks=blocks)
-        levels = range(grid.doublings(bands) + 1)
-        widths = [max(channels >> level, bands) for level in levels][::-1]
+    mean: Tensor
+
+    def __init__(self, grid: Grid, *, latent_dim: int, channels: int, blocks: int) -> None:
+        super().__init__(grid, latent_dim=latent_dim, channels=channels, blocks=blocks)
         self.latent_dim = latent_dim
-        self.filter_bank = FilterBank(bands)
-        self.encoder = Encoder(bands, widths, blocks, latent_dim)
-        self.decoder = Decoder(bands, widths, blocks, latent_dim)
+        values = values_per_frame(grid.hop)
+        self.register_buffer("mean", torch.zeros(values, 1))
+        self.encoder = Encoder(values, channels, blocks, latent_dim)
+        self.decoder = Decoder(values, channels, blocks, latent_dim)
 
     def encode(
         self, x: Float[Tensor, "b samples"]
     ) -> tuple[Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]]:
         """Posterior mean and standard deviation of any circle of whole hops, in [-1, 1]."""
-        return self.encoder(self.filter_bank.analyse(x))
+        return self.posterior(analyse(x, self.grid.hop))
 
-    def decode(
-        self, z: Float[Tensor, "b c frames"], noise: Float[Tensor, "b bands steps"] | None = None
-    ) -> Float[Tensor, "b samples"]:
-        """Audio of latents.
+    def decode(self, z: Float[Tensor, "b c frames"]) -> Float[Tensor, "b samples"]:
+        """Audio of latents, of any number of frames; never beyond full scale."""
+        spectrum = self.predict(z)
+        hop = self.grid.hop
+        low = low_bins(hop)
+        fine = fine_structure(spectrum, hop)
+        sharper = torch.cat([spectrum[:, :low] + (CONTRAST - 1) * fine, spectrum[:, low:]], 1)
+        return limit(synthesise(sharper, hop))
 
-        Args:
-            z: any number of frames.
-            noise: standard normal, `noise_shape(z)`; a fixed draw by default.
+    def posterior(
+        self, spectrum: Float[Tensor, "b v frames"]
+    ) -> tuple[Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]]:
+        """Posterior mean and standard deviation, given log amplitudes."""
+        return self.encoder(spectrum - self.mean)
+
+    def predict(self, z: Float[Tensor, "b c frames"]) -> Float[Tensor, "b v frames"]:
+        """Log amplitudes of latents, before their contrast is restored.
+
+        None is above that of a partial at full scale, however far out the latents are.
         """
-        if noise is None:
-            draw = torch.Generator().manual_seed(0)
-            noise = torch.randn(self.noise_shape(z), generator=draw).to(z)
-        return self.filter_bank.synthesise(self.decoder(z, noise))
-
-    def noise_shape(self, z: Tensor) -> tuple[int, int, int]:
-        """Shape of the noise that `decode` shapes."""
-        bands = self.filter_bank.bands
-        return len(z), bands, z.shape[-1] * self.grid.hop // bands
+        room = math.log(LONG * self.grid.hop / 2) - (self.decoder(z).float() + self.mean)
+        return math.log(LONG * self.grid.hop / 2) - F.softplus(room, beta=4)
 
     def forward(
-        self, x: Float[Tensor, "b samples"], draw: torch.Generator
+        self, spectrum: Float[Tensor, "b v frames"], draw: torch.Generator
     ) -> tuple[
-        Float[Tensor, "b samples"], Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]
+        Float[Tensor, "b v frames"], Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]
     ]:
-        """Reconstruction from a sample of the posterior, and the posterior: mean, deviation."""
-        mu, sigma = self.encode(x)
+        """Log amplitudes from a sample of the posterior, and the posterior: mean, deviation."""
+        mu, sigma = self.posterior(spectrum)
         z = mu + sigma * torch.randn(mu.shape, generator=draw, device=mu.device)
-        noise = torch.randn(self.noise_shape(z), generator=draw, device=z.device)
-        return self.decode(z, noise), mu, sigma
+        return self.predict(z), mu, sigma
+
+    @torch.no_grad()
+    def start_from(self, spectrum: Float[Tensor, "n v frames"]) -> None:
+        """Make this the linear codec of some log amplitudes: their leading principal components.
+
+        Fine structure counts threefold in what is principal. By its variance alone it would get
+        hardly a component, and a network takes long to find pitch by itself.
+        """
+        low, frames = low_bins(self.grid.hop), spectrum.mT.flatten(0, 1).double()
+        self.mean.copy_(frames.mean(0)[:, None])
+        metric = torch.eye(len(self.mean), dtype=torch.double, device=frames.device)
+        fine = fine_structure(metric[None], self.grid.hop)[0]
+        metric[:low] = LONG_WEIGHT * (metric[:low] + FINE_WEIGHT * fine)
+        variance, directions = torch.linalg.eigh(metric @ torch.cov(frames.T) @ metric.T)
+        scale = variance[-self.latent_dim :].flip(0).clamp_min(1e-6).sqrt()
+        directions = directions[:, -self.latent_dim :].flip(1)
+        self.encoder.linear.weight.copy_(((directions / scale).T @ metric)[..., None])
+        self.decoder.linear.weight.copy_(torch.linalg.solve(metric, directions * scale)[..., None])
 
 
 class Encoder(nn.Module):
-    """Sub-bands to a posterior: residual blocks, halving the rate as often as it takes."""
+    """Log amplitudes to a posterior: a matrix, and what residual blocks add to it."""
 
-    def __init__(self, bands: int, widths: list[int], blocks: int, latent_dim: int) -> None:
+    def __init__(self, values: int, channels: int, blocks: int, latent_dim: int) -> None:
         super().__init__()
-        self.stem = CircularConv(bands, widths[0], 7)
-        self.levels = nn.Sequential(*(Halve(a, b) for a, b in pairwise(widths)))
-        self.trunk = trunk(widths[-1], blocks, DILATIONS)
-        self.head = nn.Conv1d(widths[-1], 2 * latent_dim, 1)
+        self.linear = nn.Conv1d(values, latent_dim, 1, bias=False)
+        self.stem = nn.Conv1d(values, channels, 1)
+        self.trunk = trunk(channels, blocks, DILATIONS)
+        self.head = nn.Conv1d(channels, 2 * latent_dim, 1)
+        assert self.head.bias is not None
+        with torch.no_grad():  # starts close to the matrix
+            self.head.weight.mul_(0.1)
+            self.head.bias.zero_()
+            self.head.bias[latent_dim:] = math.log(math.expm1(SIGMA_START - SIGMA_FLOOR))
 
-    def forward(self, bands: Float[Tensor, "b bands t"]) -> tuple[Tensor, Tensor]:  # noqa: D102
-        h = self.trunk(self.levels(self.stem(compress(bands))))
-        mu, raw = self.head(h).float().chunk(2, 1)
-        return mu, SIGMA_FLOOR + F.softplus(raw)
+    def forward(self, spectrum: Float[Tensor, "b v t"]) -> tuple[Tensor, Tensor]:  # noqa: D102
+        mu, raw = self.head(self.trunk(self.stem(spectrum / 2))).float().chunk(2, 1)
+        return mu + self.linear(spectrum).float(), SIGMA_FLOOR + F.softplus(raw)
 
 
 class Decoder(nn.Module):
-    """Latents to sub-bands: waveform x loudness, plus noise with a loudness of its own."""
+    """Latents to log amplitudes: a matrix, and what residual blocks add to it."""
 
-    def __init__(self, bands: int, widths: list[int], blocks: int, latent_dim: int) -> None:
+    def __init__(self, values: int, channels: int, blocks: int, latent_dim: int) -> None:
         super().__init__()
-        widths = widths[::-1]
-        self.stem = CircularConv(latent_dim, widths[0], 3)
-        self.trunk = trunk(widths[0], blocks, DILATIONS)
-        self.levels = nn.Sequential(*(Double(a, b) for a, b in pairwise(widths)))
-        self.norm = ChannelNorm(widths[-1])
-        self.head = CircularConv(widths[-1], 3 * bands, 7)
+        self.linear = nn.Conv1d(latent_dim, values, 1, bias=False)
+        self.stem = CircularConv(latent_dim, channels, 3)
+        self.trunk = trunk(channels, blocks, DILATIONS)
+        self.head = nn.Conv1d(channels, values, 1)
+        nn.init.zeros_(self.head.weight)  # starts as the matrix
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
 
-    def forward(self, z: Tensor, noise: Tensor) -> Float[Tensor, "b bands t"]:  # noqa: D102
-        h = self.levels(self.trunk(self.stem(z)))
-        wave, loudness, noise_loudness = self.head(self.norm(h)).float().chunk(3, 1)
-        return wave.tanh() * loud(loudness) + noise * loud(noise_loudness - 2)
-
-
-class Halve(nn.Module):
-    """Half the rate, from `inputs` to `outputs` channels."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.block = ResidualBlock(inputs)
-        self.narrow = nn.Conv1d(2 * inputs, outputs, 1)
-
-    def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b d u"]:  # noqa: D102
-        return self.narrow(fold(self.block(x), 2))
+    def forward(self, z: Float[Tensor, "b c t"]) -> Float[Tensor, "b v t"]:  # noqa: D102
+        return self.head(self.trunk(self.stem(z))).float() + self.linear(z).float()
 
 
-class Double(nn.Module):
-    """Twice the rate, from `inputs` to `outputs` channels, by sub-pixel up-sampling."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.widen = nn.Conv1d(inputs, 2 * outputs, 1)
-        self.blocks = nn.Sequential(ResidualBlock(outputs), ResidualBlock(outputs, 3))
-
-    def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b d u"]:  # noqa: D102
-        return self.blocks(unfold(self.widen(x), 2))
-
-
-def compress(bands: Tensor) -> Tensor:
-    """Sub-bands with their quiet parts lifted, odd and smooth: asinh, linear below -50 dB."""
-    return torch.asinh(bands * 300) / 3
-
-
-def loud(x: Tensor) -> Tensor:
-    """A positive amplitude from a free number: exponential where small, linear where large."""
-    return 0.5 * F.softplus(2 * x - 2)
+def limit(x: Tensor) -> Tensor:
+    """Audio within full scale: unchanged where quiet (1 % less at 0.72), never beyond 1."""
+    return x * (1 + x.abs().pow(8)).pow(-1 / 8)

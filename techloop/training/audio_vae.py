@@ -1,19 +1,35 @@
 """Training of VAE 1 on loops."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from techloop.datasets import LoopDataset
+from techloop.grid import Grid
 from techloop.latents import latent_metrics
-from techloop.losses import gaussian_kl, mmd, rate, spectral_distance
+from techloop.losses import (
+    gaussian_kl,
+    mmd,
+    rate,
+    spectral_distance,
+    spectrogram_distance,
+)
 from techloop.models.audio_vae import AudioVAE
+from techloop.models.discriminators import LatentContest
+from techloop.models.model import pick_device
 from techloop.params import AudioVAECell, TrainAudioVAE
 from techloop.training.loop import Log, train_into, warm_up
+from techloop.vocoder import analyse
 
 VALIDATION_LOOPS = 64
+START_LOOPS = 512
+LINEAR_WEIGHT, FINE_WEIGHT = 1.5, 6.0  # of the terms beside the log one (benchmarks/README.md)
+MOST_SPEED = 1.25
+SILENT_SHARE = 1 / 64  # of the loops a step sees
 
 
 def train_audio_vae(
@@ -36,36 +52,43 @@ def train_audio_vae(
     loops = LoopDataset(loops_folder, "train")
     grid, validation = loops.grid, LoopDataset(loops_folder, "validation")
     held_out = torch.from_numpy(validation.audio(_spread(len(validation), VALIDATION_LOOPS)))
-    crop = max(1, round(params.crop_fraction * grid.frames)) * grid.hop
+    frames = max(1, round(params.crop_fraction * grid.frames))
     torch.manual_seed(seed)
     model = AudioVAE(grid, **params.model.model_dump())
+    model.start_from(_known_spectra(loops))
+    trained = LatentContest(model) if cell.regulariser == "wae-gan" else model
+    take = loops.reader(pick_device())
 
     def step(
         vae: nn.Module, rows: list[int], draw: torch.Generator, seen: int
     ) -> dict[str, Tensor]:
-        x = torch.from_numpy(loops.audio(rows)).to(draw.device, non_blocking=True)
-        x = random_crops(x, crop, draw)
-        y, mu, sigma = vae(x, draw)
-        log_term, linear_term = spectral_distance(x, y)
+        spectrum = random_spectra(take(rows), grid, frames, draw)
+        predicted, mu, sigma, *contest = vae(spectrum, draw)
+        log_term, linear_term, fine_term = spectrogram_distance(spectrum, predicted, grid.hop)
         kl = gaussian_kl(mu, sigma)
         if cell.regulariser == "kl":
             penalty = rate(kl, cell.free_nats)
-        else:
+        elif cell.regulariser == "wae":
             z = mu + sigma * torch.randn(mu.shape, generator=draw, device=mu.device)
-            frames = z.mT.flatten(0, 1)
-            penalty = mmd(frames, torch.randn(frames.shape, generator=draw, device=z.device))
+            drawn = z.mT.flatten(0, 1)
+            penalty = mmd(drawn, torch.randn(drawn.shape, generator=draw, device=z.device))
+        else:
+            (penalty,) = contest
         weight = cell.weight * warm_up(seen, cell.warmup_loops)
         return {
-            "loss": log_term + linear_term + weight * penalty,
+            "loss": log_term
+            + LINEAR_WEIGHT * linear_term
+            + FINE_WEIGHT * fine_term
+            + weight * penalty,
             "log_distance": log_term,
             "linear_distance": linear_term,
+            "fine_distance": fine_term,
             "kl_nats_per_frame": rate(kl),
             "penalty": penalty,
         }
 
-    def validate(vae: nn.Module) -> dict[str, float]:
-        assert isinstance(vae, AudioVAE)
-        return {**posterior_metrics(vae, held_out), **reconstruction_metrics(vae, held_out)}
+    def validate(_: nn.Module) -> dict[str, float]:
+        return {**posterior_metrics(model, held_out), **reconstruction_metrics(model, held_out)}
 
     notes = {
         "data": loops.card["fingerprint"],
@@ -85,13 +108,49 @@ def train_audio_vae(
         identity=params.model_dump(exclude={"cells"}),
         log=log,
         checkpoints=checkpoints,
+        trained=trained,
     )
 
 
-def random_crops(x: Tensor, crop: int, draw: torch.Generator) -> Tensor:
-    """`crop` samples of each loop `(b, samples)` from a random place of the circle."""
-    starts = torch.randint(x.shape[1], (len(x), 1), generator=draw, device=x.device)
-    return x.gather(1, (starts + torch.arange(crop, device=x.device)) % x.shape[1])
+def random_spectra(
+    x: Float[Tensor, "b samples"], grid: Grid, frames: int, draw: torch.Generator
+) -> Float[Tensor, "b v frames"]:
+    """Log amplitudes of a part of each loop: from anywhere on the circle, at another speed.
+
+    All of a step have one speed, 0.8 to 1.25 times their own: tempo and pitch, as of a turntable.
+    A few are silenced, so that silence is known.
+    """
+    speeds = _speeds(grid)
+    samples = speeds[draw.initial_seed() % len(speeds)] * grid.hop  # no wait for the device
+    loud = torch.rand(len(x), 1, generator=draw, device=x.device) >= SILENT_SHARE
+    first = torch.randint(samples // grid.hop, (len(x),), generator=draw, device=x.device)
+    return analyse(change_speed(x * loud, samples), grid.hop, first, frames)
+
+
+def change_speed(x: Float[Tensor, "b samples"], samples: int) -> Float[Tensor, "b other"]:
+    """Loops resampled to `samples`; exact, as they are circles: their partials stay, or fall away
+    beyond half of the sample rate."""
+    if samples == x.shape[1]:
+        return x
+    # Neither has a partial at exactly half the rate afterwards, whose phase would be lost.
+    partials = torch.fft.rfft(x)[:, : (min(samples, x.shape[1]) + 1) // 2]
+    return torch.fft.irfft(partials, n=samples) * (samples / x.shape[1])
+
+
+@lru_cache(maxsize=4)
+def _speeds(grid: Grid) -> list[int]:
+    """Frames a loop may have at another speed: those near its own whose FFT is fast."""
+    near = range(round(grid.frames / MOST_SPEED), round(grid.frames * MOST_SPEED) + 1)
+    return [n for n in near if n == grid.frames or 30**20 % n == 0]
+
+
+def _known_spectra(loops: LoopDataset) -> Float[Tensor, "n v frames"]:
+    """Each fourth frame of loops spread over a data set: what the model starts from."""
+    rows = _spread(len(loops), START_LOOPS)
+    parts = np.array_split(rows, -(-len(rows) // 16))
+    return torch.cat(
+        [analyse(torch.from_numpy(loops.audio(part)), loops.grid.hop)[..., ::4] for part in parts]
+    )
 
 
 def reconstruction_metrics(vae: AudioVAE, x: Tensor, batch: int = 16) -> dict[str, float]:

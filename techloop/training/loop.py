@@ -30,12 +30,13 @@ GRADIENT_NORM = 1.0
 def fabric_from_environment() -> Fabric:
     """One device, a GPU where there is one; precision is environment, not a parameter.
 
-    `TECHLOOP_PRECISION`: as Lightning names them, bf16-mixed on a GPU and 32-true elsewhere.
+    `TECHLOOP_PRECISION`: as Lightning names them; by default bf16-mixed on a GPU and on a CPU that
+    multiplies bfloat16 itself, 32-true elsewhere.
     """
     device = pick_device().type
-    precision = os.environ.get("TECHLOOP_PRECISION") or (
-        "bf16-mixed" if device == "cuda" else "32-true"
-    )
+    cpu = torch.cpu.get_capabilities()
+    fast = device == "cuda" or cpu.get("avx512_bf16") or cpu.get("amx_bf16")
+    precision = os.environ.get("TECHLOOP_PRECISION") or ("bf16-mixed" if fast else "32-true")
     fabric = Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
     fabric.launch()
     return fabric
@@ -55,6 +56,7 @@ def train_into(
     log: Log,
     checkpoints: Path,
     beside: Mapping[str, Path] | None = None,
+    trained: nn.Module | None = None,
 ) -> dict[str, float]:
     """`fit` a model, then write its folder whole: weights, configuration, history and metrics.
 
@@ -63,6 +65,7 @@ def train_into(
         notes: what `config.json` says besides sizes and grid; part of the identity.
         identity: what else determines the result.
         beside: folders copied into it, by name.
+        trained: what `fit` trains, where the model is only a part of it.
 
     Returns:
         The numbers of the last validation, and the network's size.
@@ -71,7 +74,7 @@ def train_into(
 
     whole_identity = {"network": type(model).__name__, **identity, **notes}
     history = fit(
-        model,
+        trained or model,
         step,
         validate,
         loops=loops,
@@ -128,7 +131,11 @@ def fit(
     """
     fabric = fabric_from_environment()
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+        model.parameters(),
+        lr=training.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=0.01,
+        fused=True,
     )
     wrapped, optimizer = fabric.setup(model, optimizer)
     last = checkpoint_folder(identity, checkpoints) / "last.pt"

@@ -1,0 +1,123 @@
+import math
+
+import pytest
+import torch
+
+from techloop.losses import spectral_distance
+from techloop.spectral import circular_istft, circular_stft
+from techloop.vocoder import (
+    analyse,
+    fine_structure,
+    locked_phases,
+    low_bins,
+    synthesise,
+    values_per_frame,
+)
+
+HOP, FRAMES = 128, 60
+SAMPLES = HOP * FRAMES
+
+
+def partials(*hz: float, samples: int = SAMPLES) -> torch.Tensor:
+    """A chord of partials of the circle: each a whole number of turns."""
+    t = torch.arange(samples, dtype=torch.double) / samples
+    turns = [round(f * samples / 16_000) for f in hz]
+    return torch.stack([0.1 * torch.cos(2 * math.pi * n * t + n) for n in turns]).sum(0).float()
+
+
+@pytest.fixture(scope="module")
+def loops() -> torch.Tensor:
+    """A chord with a click in it, and noise."""
+    torch.manual_seed(0)
+    chord = partials(220, 277, 330, 1_100)
+    chord[3_000] += 0.5
+    return torch.stack([chord, 0.1 * torch.randn(SAMPLES)])
+
+
+@pytest.mark.parametrize("window", [512, 2048])
+def test_the_inverse_of_a_circular_stft(loops: torch.Tensor, window: int) -> None:
+    again = circular_istft(circular_stft(loops, window, HOP), window, HOP)
+    torch.testing.assert_close(again, loops, atol=1e-6, rtol=1e-5)
+
+
+def test_the_inverse_of_a_circle_shorter_than_its_window() -> None:
+    x = torch.randn(1, 5 * HOP)
+    again = circular_istft(circular_stft(x, 2048, HOP), 2048, HOP)
+    torch.testing.assert_close(again, x, atol=1e-6, rtol=1e-5)
+
+
+def test_windows_that_are_no_hops() -> None:
+    with pytest.raises(ValueError, match=r"500 samples is not 4, 6, ... hops of 128"):
+        circular_istft(torch.zeros(1, 251, 4, dtype=torch.cfloat), 500, HOP)
+    with pytest.raises(ValueError, match="not a whole number of hops"):
+        analyse(torch.zeros(1, 1_000), HOP)
+
+
+def test_analysis_is_the_stft_of_the_library(loops: torch.Tensor) -> None:
+    found = analyse(loops, HOP)
+    assert found.shape == (2, values_per_frame(HOP), FRAMES)
+    low = low_bins(HOP)
+    long = (circular_stft(loops, 2048, HOP).abs() + 1e-3).log()
+    short = (circular_stft(loops, 512, HOP).abs() + 1e-3).log()
+    torch.testing.assert_close(found[:, :low], long[:, :low], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[:, low:], short, atol=1e-4, rtol=1e-4)
+
+
+def test_a_part_of_a_loop_is_analysed_as_in_the_whole(loops: torch.Tensor) -> None:
+    whole, first = analyse(loops, HOP), torch.tensor([50, 3])
+    part = analyse(loops, HOP, first, 20)
+    for i, at in enumerate(first.tolist()):
+        torch.testing.assert_close(part[i], whole[i].roll(-at, -1)[:, :20], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 7, -13])
+def test_synthesis_turns_with_the_frames(loops: torch.Tensor, k: int) -> None:
+    spectrum = analyse(loops, HOP)
+    a, b = synthesise(spectrum, HOP).roll(k * HOP, -1), synthesise(spectrum.roll(k, -1), HOP)
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert a.std() > 0.01
+
+
+@torch.no_grad()
+def test_no_phase_but_the_same_sound(loops: torch.Tensor) -> None:
+    again = synthesise(analyse(loops, HOP), HOP)
+    apart = [
+        sum(spectral_distance(x[None], y[None])).item() for x, y in zip(loops, again, strict=True)
+    ]
+    assert apart[0] < 0.6
+    assert apart[1] < 1.0  # noise is another draw: the log term alone is 0.7 for independent ones
+    unlike = sum(spectral_distance(loops[:1], again[1:])).item()
+    assert unlike > 2 * apart[0]
+
+
+def test_a_partial_keeps_its_frequency() -> None:
+    x = partials(441.7)
+    spectrum = torch.fft.rfft(synthesise(analyse(x[None], HOP), HOP)[0]).abs()
+    assert int(spectrum.argmax()) == int(torch.fft.rfft(x).abs().argmax())
+
+
+def test_phases_of_a_steady_partial_are_its_own() -> None:
+    """Oracle: the phases of the STFT itself, up to one for all of them."""
+    truth = circular_stft(partials(1_000)[None], 2048, HOP).mT
+    found = torch.polar(torch.ones(truth.shape), locked_phases(truth.abs(), 2048, HOP))
+    peak = int(truth.abs()[0, 0].argmax())
+    for bin_ in (peak - 1, peak, peak + 1):
+        turned = (truth / truth.abs() * found.conj())[0, :, bin_]
+        assert (turned - turned[0]).abs().max() < 0.05
+
+
+def test_silence_stays_silent_and_full_scale_finite() -> None:
+    assert synthesise(analyse(torch.zeros(1, SAMPLES), HOP), HOP).abs().max() < 1e-4
+    square = partials(100)[None].sign()
+    assert synthesise(analyse(square, HOP), HOP).isfinite().all()
+
+
+def test_fine_structure_is_blind_to_level_and_tilt() -> None:
+    spectrum = analyse(partials(220, 440)[None], HOP)
+    fine = fine_structure(spectrum, HOP)
+    assert fine.shape == (1, low_bins(HOP), FRAMES)
+    ramp = torch.linspace(0, 3, spectrum.shape[1])[:, None]
+    inside = slice(20, low_bins(HOP) - 20)
+    changed = fine_structure(spectrum + 2 + ramp, HOP)
+    torch.testing.assert_close(changed[:, inside], fine[:, inside], atol=1e-4, rtol=1e-4)
+    assert fine[:, inside].std() > 0.1
