@@ -307,6 +307,50 @@ def band_errors(
         figure.legend(loc="outside upper center", ncols=len(errors_db))
 
 
+def sweeps(
+    path: str | Path,
+    measured: Mapping[str, Mapping[str, Sequence[float]]],
+    chosen: Mapping[str, float],
+    latent_dim: int,
+) -> None:
+    """What a regulariser's weight does: rate against distortion, active units, MMD.
+
+    Args:
+        path: the PNG to write.
+        measured: by regulariser, lists of equal length: `weight`, `kl_nats_per_frame`,
+            `distance`, `active_units`, `mmd`.
+        chosen: the weight of some regularisers that is the default, marked by a ring.
+        latent_dim: how many units there are.
+    """
+    looks = {
+        name: (c, m) for name, c, m in zip(measured, (BLUE, ORANGE, GREEN), "osD", strict=False)
+    }
+    with _figure(path, 9.6, 3.0) as figure:
+        left, middle, right = figure.subplots(1, 3)
+        for name, of in measured.items():
+            colour, marker = looks[name]
+            look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4}
+            left.plot(of["kl_nats_per_frame"], of["distance"], label=name, **look)
+            relative = np.asarray(of["weight"]) / chosen.get(name, of["weight"][-1])
+            middle.plot(relative, of["active_units"], **look)
+            right.plot(relative, of["mmd"], **look)
+            if name in chosen:
+                at = int(np.argmin(np.abs(np.log(relative))))
+                ring: dict[str, Any] = {"s": 110, "facecolors": "none", "edgecolors": colour}
+                left.scatter(of["kl_nats_per_frame"][at], of["distance"][at], **ring)
+                middle.scatter(relative[at], of["active_units"][at], **ring)
+                right.scatter(relative[at], of["mmd"][at], **ring)
+        left.set(xlabel="rate (nats a frame)", ylabel="spectral distance, log + linear")
+        middle.set(xlabel="weight / default", ylabel="active units", ylim=(0, latent_dim * 1.05))
+        middle.axhline(latent_dim / 2, color=GREY, linestyle=":", linewidth=1)
+        right.set(xlabel="weight / default", ylabel="MMD to the prior")
+        for ax in (middle, right):
+            ax.set_xscale("log")
+        for ax in (left, middle, right):
+            ax.grid(color="#E5E5E5", linewidth=0.6)
+        figure.legend(loc="outside upper center", ncols=len(measured))
+
+
 class Bins(NamedTuple):
     """A histogram: counts from an edge up to the next, and where the axis has marks."""
 

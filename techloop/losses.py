@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from techloop.spectral import circular_stft, whole_hop
-from techloop.vocoder import LOG_FLOOR, fine_structure, low_bins
+from techloop.vocoder import LOG_FLOOR, fine_structure, parts
 
 WINDOWS = (2048, 1024, 512, 256, 128)
 MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -54,7 +54,7 @@ def spectral_distance(
 
 
 def spectrogram_distance(
-    target: Float[Tensor, "b v frames"], predicted: Float[Tensor, "b v frames"], hop: int
+    target: Float[Tensor, "b v frames"], predicted: Float[Tensor, "b v frames"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
     """How far log amplitudes (of `techloop.vocoder.analyse`) are from those predicted: three terms.
 
@@ -64,14 +64,12 @@ def spectrogram_distance(
       counts in the others. Squared, as its absolute difference is least for a flat guess: partials
       are few among many bins.
     """
-    low = low_bins(hop)
     log, linear = [], []
-    for part in (slice(low, None), slice(low)):
-        a, b = target[:, part], predicted[:, part]
+    for a, b in zip(parts(target), parts(predicted), strict=True):
         log.append((a - b).abs().mean())
         linear.append(linear_distance(a.exp(), b.exp()))
-    fine = fine_structure(target - predicted, hop).square().mean()
-    return log[0] + log[1] / 2, linear[0] + linear[1] / 2, fine
+    fine = fine_structure(target - predicted).square().mean()
+    return log[1] + log[0] / 2, linear[1] + linear[0] / 2, fine
 
 
 def _amplitude(spectrum: Tensor) -> Tensor:

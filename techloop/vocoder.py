@@ -26,14 +26,15 @@ PARABOLA = 1 / (2 * math.pi * 0.25645)  # offset of a peak in bins, per slope of
 SMOOTH_BINS = 31  # of the long window: what is finer than 31 bins (242 Hz) is fine structure
 
 
-def low_bins(hop: int) -> int:
-    """How many bins of the long window there are up to half of the band."""
-    return LONG * hop // 4 + 1
-
-
 def values_per_frame(hop: int) -> int:
-    """Log amplitudes a frame: the long window's lower bins, then all of the short one's."""
-    return low_bins(hop) + SHORT * hop // 2 + 1
+    """Log amplitudes a frame: the long window's bins up to half of the band, all of the short's."""
+    return (LONG * hop // 4 + 1) + (SHORT * hop // 2 + 1)
+
+
+def parts(log_amplitudes: Float[Tensor, "b v frames"]) -> tuple[Tensor, Tensor]:
+    """The long window's part and the short one's."""
+    low = (log_amplitudes.shape[1] - 2) * LONG // (LONG + 2 * SHORT) + 1
+    return log_amplitudes[:, :low], log_amplitudes[:, low:]
 
 
 def analyse(
@@ -59,7 +60,7 @@ def analyse(
     frames = samples // hop if frames is None else frames
     start = torch.zeros(len(x), dtype=torch.long, device=x.device) if first is None else first
     found = []
-    for window, bins in ((LONG * hop, low_bins(hop)), (SHORT * hop, SHORT * hop // 2 + 1)):
+    for window, bins in ((LONG * hop, LONG * hop // 4 + 1), (SHORT * hop, SHORT * hop // 2 + 1)):
         reach = torch.arange((frames - 1) * hop + window, device=x.device) - window // 2
         part = x.float().gather(1, (start[:, None] * hop + reach) % samples)
         framed = part.unfold(1, window, hop) * hann(window, x.device)
@@ -68,15 +69,15 @@ def analyse(
 
 
 def fine_structure(
-    log_amplitudes: Float[Tensor, "b v frames"], hop: int
+    log_amplitudes: Float[Tensor, "b v frames"],
 ) -> Float[Tensor, "b low frames"]:
     """What is left of the long window's part without its running mean over 31 bins."""
-    low = log_amplitudes[:, : low_bins(hop)].mT
+    low = parts(log_amplitudes)[0].mT
     smooth = F.avg_pool1d(low, SMOOTH_BINS, 1, SMOOTH_BINS // 2, count_include_pad=False)
     return (low - smooth).mT
 
 
-def synthesise(log_amplitudes: Float[Tensor, "b v frames"], hop: int) -> Float[Tensor, "b samples"]:
+def synthesise(log_amplitudes: Float[Tensor, "b v frames"]) -> Float[Tensor, "b samples"]:
     """Loops that have these amplitudes as nearly as can be found quickly.
 
     Phases start locked to the peaks of the long window's spectrum (see `locked_phases`); then the
@@ -86,9 +87,13 @@ def synthesise(log_amplitudes: Float[Tensor, "b v frames"], hop: int) -> Float[T
         Griffin & Lim, Signal estimation from modified short-time Fourier transform, 1984;
         Perraudin et al., A fast Griffin-Lim algorithm, 2013, for the momentum.
     """
-    low, long, short = low_bins(hop), LONG * hop, SHORT * hop
-    amplitudes = (log_amplitudes.float().exp() - LOG_FLOOR).clamp_min(LOG_FLOOR / 100).mT
-    fine, coarse = amplitudes[..., :low], amplitudes[..., low:]
+    hop = (parts(log_amplitudes)[1].shape[1] - 1) * 2 // SHORT
+    long, short = LONG * hop, SHORT * hop
+    fine, coarse = (
+        (part.float().exp() - LOG_FLOOR).clamp(LOG_FLOOR / 100, 16 * window).mT  # never infinite
+        for part, window in zip(parts(log_amplitudes), (long, short), strict=True)
+    )
+    low = fine.shape[-1]
     # Above half of the band, where the long window has no amplitudes, it starts with the short's.
     stretched = F.interpolate(coarse, size=long // 2 + 1, mode="linear", align_corners=True)
     start = torch.cat([fine, stretched[..., low:] * math.sqrt(LONG / SHORT)], -1)

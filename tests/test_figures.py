@@ -38,6 +38,21 @@ DRAWINGS = {
     "scatter": lambda path, x: figures.scatter(
         path, {"train": POINTS, "generated": POINTS * (0.5 + x)}, ("first", "second")
     ),
+    "sweeps": lambda path, x: figures.sweeps(
+        path,
+        {
+            name: {
+                "weight": [0.1, 1.0, 10.0],
+                "kl_nats_per_frame": [40 + x, 20, 5],
+                "distance": [1.0, 1.1, 1.4 + i],
+                "active_units": [16, 16 - i, 3],
+                "mmd": [0.2, 0.1, 0.05],
+            }
+            for i, name in enumerate(("kl", "wae", "wae-gan"))
+        },
+        {"kl": 1.0, "wae": 0.1},
+        16,
+    ),
     "bands": lambda path, x: figures.band_errors(
         path, {"VAE": LEVELS[0, :, 0] + x, "noise": LEVELS[1, :, 0]}, MEL
     ),

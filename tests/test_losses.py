@@ -12,6 +12,7 @@ from techloop.losses import (
     mmd,
     rate,
     spectral_distance,
+    spectrogram_distance,
 )
 
 
@@ -77,6 +78,19 @@ def test_spectral_distance_of_silence_is_finite_with_finite_gradients() -> None:
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert y.grad is not None
     assert y.grad.isfinite().all()
+
+
+def test_spectrogram_distance_by_hand() -> None:
+    torch.manual_seed(0)
+    target = torch.randn(2, 770, 12)
+    assert [v.item() for v in spectrogram_distance(target, target)] == [0, 0, 0]
+    louder = [v.item() for v in spectrogram_distance(target, target + math.log(2))]
+    assert louder == pytest.approx([1.5 * math.log(2), 1.5, 0], abs=1e-5)
+    dotted = target.clone()
+    dotted[:, 100] += 1  # one bin of the long window
+    log, _, fine = (v.item() for v in spectrogram_distance(target, dotted))
+    assert log == pytest.approx(0.5 / 513, rel=1e-4)
+    assert fine == pytest.approx(((30 / 31) ** 2 + 30 / 31**2) / 513, rel=1e-3)
 
 
 def test_mmd_is_near_zero_for_one_distribution_and_grows_with_the_shift() -> None:

@@ -1,31 +1,36 @@
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from techloop.grid import Grid
-from techloop.models.audio_vae import AudioVAE
+from techloop.models.audio_vae import AudioVAE, limit, sharpen
 from techloop.models.blocks import CircularConv, fold, unfold
 from techloop.models.latent_vae import LatentVAE
 from techloop.models.model import Model, model_fingerprint
+from techloop.vocoder import analyse, values_per_frame
 from tests.worlds import GRID
 
 AUDIO = {"latent_dim": 4, "channels": 32, "blocks": 1}
 LATENT = {"audio_latent_dim": 4, "latent_dim": 6, "channels": 32, "blocks": 1}
 
 
-def stirred(model: Model) -> Model:
+def stirred(model: Model, by: float = 0.1) -> Model:
     """With no weight left at zero: what starts as the identity would hide mistakes."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(by * torch.randn_like(parameter))
     return model.eval()
 
 
 @pytest.fixture(scope="module")
 def audio_vae() -> AudioVAE:
-    model = stirred(AudioVAE(GRID, **AUDIO))
+    torch.manual_seed(0)
+    vae = AudioVAE(GRID, **AUDIO)
+    vae.start_from(analyse(0.1 * torch.randn(2, GRID.samples), GRID.hop))
+    model = stirred(vae, 0.02)
     assert isinstance(model, AudioVAE)
     return model
 
@@ -78,6 +83,46 @@ def test_any_circle_of_hops_goes_through(audio_vae: AudioVAE) -> None:
     assert mu.shape == (3, 4, 5)
     assert audio_vae.decode(mu).shape == (3, 640)
     assert torch.equal(audio_vae.decode(mu), audio_vae.decode(mu))
+
+
+def test_it_starts_as_the_codec_of_principal_components() -> None:
+    """Spectra of as few dimensions as it has latents come through whole, and are whitened."""
+    torch.manual_seed(0)
+    vae = AudioVAE(GRID, **AUDIO).eval()
+    basis = torch.randn(4, values_per_frame(GRID.hop))
+    spectra = (torch.randn(6, 240, 4) @ basis - 6).mT / 4
+    vae.start_from(spectra)
+    # What the residual blocks add at the start is small on the way in, and nothing on the way out.
+    z = vae.encoder.linear(spectra - vae.mean)
+    torch.testing.assert_close(torch.cov(z.mT.flatten(0, 1).T), torch.eye(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(vae.predict(z), spectra, atol=1e-3, rtol=1e-3)
+
+
+def test_no_amplitude_is_beyond_full_scale() -> None:
+    vae = AudioVAE(GRID, **AUDIO).eval()
+    vae.start_from(torch.randn(2, values_per_frame(GRID.hop), 60))
+    far = 1e4 * torch.randn(1, 4, 30)
+    assert vae.predict(far).max() <= math.log(1024)
+    assert vae.decode(far).abs().max() <= 1
+
+
+def test_the_limit_leaves_what_is_quiet_and_holds_what_is_loud() -> None:
+    x = torch.tensor([0.0, 0.1, -0.5, 0.7, 0.99, 5.0, -1e4])
+    y = limit(x)
+    torch.testing.assert_close(y[:3], x[:3], atol=1e-3, rtol=0)
+    assert y[3] > 0.69
+    assert y.abs().max() <= 1
+    assert (y[:6].diff()[[0, 2, 3, 4]] > 0).all()
+
+
+def test_sharpening_is_of_fine_structure_alone() -> None:
+    flat = torch.linspace(1, 0, values_per_frame(GRID.hop))[None, :, None].repeat(1, 1, 3)
+    inside = slice(20, 490)
+    torch.testing.assert_close(sharpen(flat)[:, inside], flat[:, inside], atol=1e-4, rtol=0)
+    comb = flat + 0.3 * torch.cos(torch.arange(flat.shape[1]))[:, None]
+    sharper = sharpen(comb)
+    assert (sharper - flat)[:, inside].std() > 2 * (comb - flat)[:, inside].std()
+    assert torch.equal(sharper[:, 513:], comb[:, 513:])
 
 
 @pytest.mark.parametrize("length", [2, 3, 4, 5, 12, 16, 60, 240])

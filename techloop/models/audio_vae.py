@@ -19,12 +19,14 @@ from torch.nn import functional as F
 from techloop.grid import Grid
 from techloop.models.blocks import CircularConv, trunk
 from techloop.models.model import Model
-from techloop.vocoder import LONG, analyse, fine_structure, low_bins, synthesise, values_per_frame
+from techloop.vocoder import LONG, analyse, fine_structure, parts, synthesise, values_per_frame
 
 SIGMA_FLOOR = 0.05  # an encoder that is not asked to be uncertain (wae) still is, a little
 SIGMA_START = 0.5  # of a codec that begins near the rate it will have
 DILATIONS = (1, 3, 9)
-CONTRAST = 2.0  # of the fine structure in sound: predictions of it are medians, and too flat
+# Of fine structure in sound: predictions of it are means, and too flat. Valleys between partials
+# can be deepened further than peaks can be raised, as levels are in the peaks.
+VALLEYS, PEAKS = 4.0, 2.0
 LONG_WEIGHT, FINE_WEIGHT = 0.5, 2.0  # of the long window, and its fine structure beside it
 
 
@@ -56,12 +58,7 @@ class AudioVAE(Model):
 
     def decode(self, z: Float[Tensor, "b c frames"]) -> Float[Tensor, "b samples"]:
         """Audio of latents, of any number of frames; never beyond full scale."""
-        spectrum = self.predict(z)
-        hop = self.grid.hop
-        low = low_bins(hop)
-        fine = fine_structure(spectrum, hop)
-        sharper = torch.cat([spectrum[:, :low] + (CONTRAST - 1) * fine, spectrum[:, low:]], 1)
-        return limit(synthesise(sharper, hop))
+        return limit(synthesise(sharpen(self.predict(z))))
 
     def posterior(
         self, spectrum: Float[Tensor, "b v frames"]
@@ -94,11 +91,11 @@ class AudioVAE(Model):
         Fine structure counts threefold in what is principal. By its variance alone it would get
         hardly a component, and a network takes long to find pitch by itself.
         """
-        low, frames = low_bins(self.grid.hop), spectrum.mT.flatten(0, 1).double()
+        frames = spectrum.mT.flatten(0, 1).double()
         self.mean.copy_(frames.mean(0)[:, None])
         metric = torch.eye(len(self.mean), dtype=torch.double, device=frames.device)
-        fine = fine_structure(metric[None], self.grid.hop)[0]
-        metric[:low] = LONG_WEIGHT * (metric[:low] + FINE_WEIGHT * fine)
+        fine = fine_structure(metric[None])[0]
+        metric[: len(fine)] = LONG_WEIGHT * (metric[: len(fine)] + FINE_WEIGHT * fine)
         variance, directions = torch.linalg.eigh(metric @ torch.cov(frames.T) @ metric.T)
         scale = variance[-self.latent_dim :].flip(0).clamp_min(1e-6).sqrt()
         directions = directions[:, -self.latent_dim :].flip(1)
@@ -141,6 +138,14 @@ class Decoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "b c t"]) -> Float[Tensor, "b v t"]:  # noqa: D102
         return self.head(self.trunk(self.stem(z))).float() + self.linear(z).float()
+
+
+def sharpen(spectrum: Float[Tensor, "b v frames"]) -> Float[Tensor, "b v frames"]:
+    """Log amplitudes with the contrast of their fine structure restored."""
+    long, short = parts(spectrum)
+    fine = fine_structure(spectrum)
+    sharper = long + (VALLEYS - 1) * fine.clamp_max(0) + (PEAKS - 1) * fine.clamp_min(0)
+    return torch.cat([sharper, short], 1)
 
 
 def limit(x: Tensor) -> Tensor:

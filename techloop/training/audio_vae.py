@@ -27,7 +27,7 @@ from techloop.vocoder import analyse
 
 VALIDATION_LOOPS = 64
 START_LOOPS = 512
-LINEAR_WEIGHT, FINE_WEIGHT = 1.5, 6.0  # of the terms beside the log one (benchmarks/README.md)
+LINEAR_WEIGHT, FINE_WEIGHT = 2.5, 8.0  # of the terms beside the log one (benchmarks/README.md)
 MOST_SPEED = 1.25
 SILENT_SHARE = 1 / 64  # of the loops a step sees
 
@@ -62,30 +62,7 @@ def train_audio_vae(
     def step(
         vae: nn.Module, rows: list[int], draw: torch.Generator, seen: int
     ) -> dict[str, Tensor]:
-        spectrum = random_spectra(take(rows), grid, frames, draw)
-        predicted, mu, sigma, *contest = vae(spectrum, draw)
-        log_term, linear_term, fine_term = spectrogram_distance(spectrum, predicted, grid.hop)
-        kl = gaussian_kl(mu, sigma)
-        if cell.regulariser == "kl":
-            penalty = rate(kl, cell.free_nats)
-        elif cell.regulariser == "wae":
-            z = mu + sigma * torch.randn(mu.shape, generator=draw, device=mu.device)
-            drawn = z.mT.flatten(0, 1)
-            penalty = mmd(drawn, torch.randn(drawn.shape, generator=draw, device=z.device))
-        else:
-            (penalty,) = contest
-        weight = cell.weight * warm_up(seen, cell.warmup_loops)
-        return {
-            "loss": log_term
-            + LINEAR_WEIGHT * linear_term
-            + FINE_WEIGHT * fine_term
-            + weight * penalty,
-            "log_distance": log_term,
-            "linear_distance": linear_term,
-            "fine_distance": fine_term,
-            "kl_nats_per_frame": rate(kl),
-            "penalty": penalty,
-        }
+        return objective(vae, random_spectra(take(rows), grid, frames, draw), cell, draw, seen)
 
     def validate(_: nn.Module) -> dict[str, float]:
         return {**posterior_metrics(model, held_out), **reconstruction_metrics(model, held_out)}
@@ -110,6 +87,43 @@ def train_audio_vae(
         checkpoints=checkpoints,
         trained=trained,
     )
+
+
+def objective(
+    vae: nn.Module,
+    spectrum: Float[Tensor, "b v frames"],
+    cell: AudioVAECell,
+    draw: torch.Generator,
+    seen: int,
+) -> dict[str, Tensor]:
+    """The `loss` and its parts: `spectrogram_distance` of the prediction, and the penalty.
+
+    Args:
+        vae: an `AudioVAE`, or a `LatentContest` around one.
+        spectrum: log amplitudes.
+        draw: of the posterior's and the prior's samples.
+        seen: loops so far, for the rise of the penalty's weight.
+    """
+    predicted, mu, sigma, *contest = vae(spectrum, draw)
+    log_term, linear_term, fine_term = spectrogram_distance(spectrum, predicted)
+    kl = gaussian_kl(mu, sigma)
+    if cell.regulariser == "kl":
+        penalty = rate(kl, cell.free_nats)
+    elif cell.regulariser == "wae":
+        z = (mu + sigma * torch.randn(mu.shape, generator=draw, device=mu.device)).mT.flatten(0, 1)
+        penalty = mmd(z, torch.randn(z.shape, generator=draw, device=z.device))
+    else:
+        (penalty,) = contest
+    weight = cell.weight * warm_up(seen, cell.warmup_loops)
+    distance = log_term + LINEAR_WEIGHT * linear_term + FINE_WEIGHT * fine_term
+    return {
+        "loss": distance + weight * penalty,
+        "log_distance": log_term,
+        "linear_distance": linear_term,
+        "fine_distance": fine_term,
+        "kl_nats_per_frame": rate(kl),
+        "penalty": penalty,
+    }
 
 
 def random_spectra(
