@@ -150,4 +150,5 @@ def sharpen(spectrum: Float[Tensor, "b v frames"]) -> Float[Tensor, "b v frames"
 
 def limit(x: Tensor) -> Tensor:
     """Audio within full scale: unchanged where quiet (1 % less at 0.72), never beyond 1."""
-    return x * (1 + x.abs().pow(8)).pow(-1 / 8)
+    x = x.clamp(-16, 16)  # whose eighth power is finite
+    return (x * (1 + x.abs().pow(8)).pow(-1 / 8)).clamp(-1, 1)
