@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from techloop.datasets import LoopDataset
 from techloop.latents import latent_metrics
 from techloop.losses import gaussian_kl, rate, spectrogram_distance
 from techloop.models.audio_vae import AudioVAE
@@ -139,6 +140,12 @@ def test_a_step_sees_parts_of_loops_at_some_speed() -> None:
     assert len(sizes) == 40
     again = random_spectra(x, GRID, 60, torch.Generator().manual_seed(39))
     assert torch.equal(again, spectrum)
+
+
+def test_a_reader_gives_the_rows_it_is_asked_for(loops_folder: Path) -> None:
+    loops = LoopDataset(loops_folder, "train")
+    read = loops.reader(torch.device("cpu"))([7, 0, 7])
+    assert torch.equal(read, torch.from_numpy(loops.audio([7, 0, 7])))
 
 
 def test_nothing_in_a_step_waits_for_the_device(

@@ -44,7 +44,7 @@ def train_audio_vae(
 ) -> dict[str, float]:
     """Train a VAE on the training split and write its folder; returns its validation metrics.
 
-    A step sees crops of random rotations of loops, each crop taken as a circle of its own.
+    A step sees parts of loops (see `random_spectra`), each taken as a circle of its own.
 
     Raises:
         ValueError: no usable loops, or sizes that do not fit the grid.
