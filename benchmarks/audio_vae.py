@@ -44,9 +44,11 @@ from techloop.params import AudioVAECell, TrainAudioVAE, load_params
 from techloop.spectral import log_mel
 from techloop.training import audio_vae as training
 from techloop.training.latent_vae import distortion_nats, latent_vae_metrics
-from techloop.training.loop import GRADIENT_NORM, schedule
+from techloop.training.loop import GRADIENT_NORM, precision_from_environment, schedule
+from techloop.vocoder import analyse
 
 ROOT = Path(__file__).parent.parent
+BFLOAT16 = precision_from_environment() == "bf16-mixed"
 Step = Callable[[torch.Generator, int], Tensor]
 
 
@@ -103,15 +105,13 @@ def phaseless(given: Given) -> AudioVAE:
     torch.manual_seed(0)
     vae = AudioVAE(given.grid, **given.params.model.model_dump())
     start = cpu_seconds()
-    vae.start_from(
-        torch.cat([training.analyse(x, given.grid.hop)[..., ::4] for x in given.loops.split(16)])
-    )
+    vae.start_from(torch.cat([analyse(x, given.grid.hop)[..., ::4] for x in given.loops.split(16)]))
     left = given.seconds - (cpu_seconds() - start)
 
     def step(draw: torch.Generator, steps: int) -> Tensor:
         x = given.drawn(draw)
         spectrum = training.random_spectra(x, given.grid, given.crop, draw)
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
             return training.objective(vae, spectrum, given.cell, draw, steps * given.batch)["loss"]
 
     given.row["steps"] = train(vae, step, left)
@@ -171,11 +171,6 @@ CONTESTANTS: dict[str, Callable[[Given], nn.Module]] = {
     "start-alone": start_alone,
     "techloop": phaseless,
 }
-
-
-def has_bfloat16() -> bool:
-    """Whether the CPU multiplies it by itself."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 @torch.inference_mode()
@@ -240,7 +235,7 @@ def speed(given: Given) -> None:
     """Print what the library's model costs, and how near it comes to its matrix products."""
     vae = AudioVAE(given.grid, **given.params.model.model_dump())
     with torch.inference_mode():
-        known = torch.cat([training.analyse(x, given.grid.hop) for x in given.loops[:32].split(16)])
+        known = torch.cat([analyse(x, given.grid.hop) for x in given.loops[:32].split(16)])
     vae.start_from(known.clone())
     batch = given.loops[:16]
 
@@ -252,7 +247,7 @@ def speed(given: Given) -> None:
             work()
         return (time.perf_counter() - start) / times
 
-    dtype = torch.bfloat16 if has_bfloat16() else torch.float32
+    dtype = torch.bfloat16 if BFLOAT16 else torch.float32
     square = torch.randn(2048, 2048, dtype=dtype)
     peak = 2 * 2048**3 / seconds(lambda: square @ square, 10)
     z = vae.encode(batch[:1])[0].detach()
@@ -267,7 +262,7 @@ def speed(given: Given) -> None:
         draw = torch.Generator().manual_seed(i)
         spectrum = training.random_spectra(given.drawn(draw), given.grid, given.crop, draw)
         marks.append(time.perf_counter())
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
             loss = training.objective(vae, spectrum, given.cell, draw, i)["loss"]
         marks.append(time.perf_counter())
         loss.backward()

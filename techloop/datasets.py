@@ -102,7 +102,8 @@ class LoopDataset(_IndexedFolder):
         size = len(self) * self.grid.samples * np.dtype(np.int16).itemsize
         if device.type != "cuda" or size > torch.cuda.mem_get_info(device)[0] / 4:
             return lambda rows: sent(self.audio(rows))
-        kept = sent(np.stack([self._shards[s][row] for s, row in zip(*self._places, strict=True)]))
+        rows_of = zip(*self._places, strict=True)
+        kept = torch.from_numpy(np.stack([self._shards[s][row] for s, row in rows_of])).to(device)
         return lambda rows: kept[sent(np.asarray(rows))] / INT16_SCALE
 
 

@@ -319,7 +319,7 @@ def sweeps(
         path: the PNG to write.
         measured: by regulariser, lists of equal length: `weight`, `kl_nats_per_frame`,
             `distance`, `active_units`, `mmd`.
-        chosen: the weight of some regularisers that is the default, marked by a ring.
+        chosen: the default weight of some regularisers; the nearest one measured has a ring.
         latent_dim: how many units there are.
     """
     looks = {
@@ -331,19 +331,19 @@ def sweeps(
             colour, marker = looks[name]
             look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4}
             left.plot(of["kl_nats_per_frame"], of["distance"], label=name, **look)
-            relative = np.asarray(of["weight"]) / chosen.get(name, of["weight"][-1])
-            middle.plot(relative, of["active_units"], **look)
-            right.plot(relative, of["mmd"], **look)
+            weight = np.asarray(of["weight"])
+            middle.plot(weight, of["active_units"], **look)
+            right.plot(weight, of["mmd"], **look)
             if name in chosen:
-                at = int(np.argmin(np.abs(np.log(relative))))
+                at = int(np.argmin(np.abs(np.log(weight / chosen[name]))))
                 ring: dict[str, Any] = {"s": 110, "facecolors": "none", "edgecolors": colour}
                 left.scatter(of["kl_nats_per_frame"][at], of["distance"][at], **ring)
-                middle.scatter(relative[at], of["active_units"][at], **ring)
-                right.scatter(relative[at], of["mmd"][at], **ring)
+                middle.scatter(weight[at], of["active_units"][at], **ring)
+                right.scatter(weight[at], of["mmd"][at], **ring)
         left.set(xlabel="rate (nats a frame)", ylabel="spectral distance, log + linear")
-        middle.set(xlabel="weight / default", ylabel="active units", ylim=(0, latent_dim * 1.05))
+        middle.set(xlabel="weight", ylabel="active units", ylim=(0, latent_dim * 1.05))
         middle.axhline(latent_dim / 2, color=GREY, linestyle=":", linewidth=1)
-        right.set(xlabel="weight / default", ylabel="MMD to the prior")
+        right.set(xlabel="weight", ylabel="MMD to the prior")
         for ax in (middle, right):
             ax.set_xscale("log")
         for ax in (left, middle, right):

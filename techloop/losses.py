@@ -137,8 +137,7 @@ def mmd(z: Float[Tensor, "n c"], prior: Float[Tensor, "n c"]) -> Float[Tensor, "
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         squared = (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp_min(0)
-        constants = 2 * c * torch.tensor(MMD_SCALES, device=a.device)[:, None, None]
-        return (constants / (constants + squared)).sum(0)
+        return torch.stack([2 * c * s / (2 * c * s + squared) for s in MMD_SCALES]).sum(0)
 
     def off_diagonal_mean(k: Tensor) -> Tensor:
         return (k.sum() - k.diagonal().sum()) / (n * (n - 1))

@@ -20,7 +20,7 @@ from techloop.spectral import circular_istft, circular_stft, hann
 
 LONG, SHORT = 16, 4  # windows, in hops: 128 ms tell 8 Hz apart, 32 ms tell strokes apart
 LOG_FLOOR = 1e-3  # epsilon of log amplitudes (unscaled: a full-scale sine has a quarter window)
-PROJECTIONS = 2  # onto both spectrograms; more gain little (benchmarks/README.md)
+PROJECTIONS = 2  # onto both spectrograms; more gain nothing with predicted ones
 MOMENTUM = 0.99
 PARABOLA = 1 / (2 * math.pi * 0.25645)  # offset of a peak in bins, per slope of log amplitude: Hann
 SMOOTH_BINS = 31  # of the long window: what is finer than 31 bins (242 Hz) is fine structure
@@ -140,8 +140,8 @@ def locked_phases(
     below = torch.where(peak, k, 0).cummax(-1).values
     above = torch.where(peak, k, bins - 1).flip(-1).cummin(-1).values.flip(-1)
     nearest = torch.where(k - below <= above - k, below, above)
-    # In turns a hop, whole ones left out, in double: what adds up over long loops stays exact.
-    turns = (nearest * hop % window + hop * offset.gather(-1, nearest).double()) / window
+    # In turns a hop, and in double: what adds up over long loops stays exact.
+    turns = hop * (nearest + offset.gather(-1, nearest).double()) / window
     step = (turns + turns.roll(-1, 1)) / 2
     missing = step.sum(1, keepdim=True)
     step = step - (missing - missing.round()) / step.shape[1]

@@ -44,6 +44,8 @@ def test_a_sequence_is_one_circle(instrument: Instrument) -> None:
     with torch.inference_mode():
         chains = [torch.cat([*z], -1)[None] for z in (latents, latents.roll(1, 0))]
         audio = [instrument.audio_vae.decode(chain)[0] for chain in chains]
+    np.testing.assert_allclose(joined, audio[0].numpy(), atol=1e-5)
+    assert np.abs(joined - instrument.render(points).ravel()).max() > 1e-3
     torch.testing.assert_close(
         audio[1], audio[0].roll(instrument.grid.samples), atol=1e-4, rtol=1e-4
     )

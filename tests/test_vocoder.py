@@ -105,6 +105,17 @@ def test_phases_of_a_steady_partial_are_its_own() -> None:
         assert (turned - turned[0]).abs().max() < 0.05
 
 
+def test_a_peak_between_bins_keeps_its_frequency() -> None:
+    """Also where its bin crosses a whole number of turns a hop: 16 bins of a window of 16 hops."""
+    for middle in (12.5, 15.5):
+        at = middle + 0.05 * (-1.0) ** torch.arange(FRAMES)[:, None]
+        level = -math.pi * 0.25645 * (torch.arange(1025) - at) ** 2  # as of a Gaussian window
+        phase = locked_phases(level.clamp_min(-60).exp()[None], 2048, HOP)[0]
+        step = phase.diff(dim=0)[:, round(middle) - 1] / (2 * math.pi)
+        wrong = (step - middle / 16 + 0.5) % 1 - 0.5
+        assert wrong.abs().max() < 0.02
+
+
 def test_silence_stays_silent_and_full_scale_finite() -> None:
     assert synthesise(analyse(torch.zeros(1, SAMPLES), HOP)).abs().max() < 1e-4
     square = partials(100)[None].sign()

@@ -27,7 +27,7 @@ DILATIONS = (1, 3, 9)
 # Of fine structure in sound: predictions of it are means, and too flat. Valleys between partials
 # can be deepened further than peaks can be raised, as levels are in the peaks.
 VALLEYS, PEAKS = 4.0, 2.0
-LONG_WEIGHT, FINE_WEIGHT = 0.5, 2.0  # of the long window, and its fine structure beside it
+START_LONG, START_FINE = 0.5, 2.0  # weights of the long window, and of what is fine in it
 
 
 class AudioVAE(Model):
@@ -69,10 +69,11 @@ class AudioVAE(Model):
     def predict(self, z: Float[Tensor, "b c frames"]) -> Float[Tensor, "b v frames"]:
         """Log amplitudes of latents, before their contrast is restored.
 
-        None is above that of a partial at full scale, however far out the latents are.
+        None is above what a constant at full scale has in the long window, however far out the
+        latents are.
         """
-        room = math.log(LONG * self.grid.hop / 2) - (self.decoder(z).float() + self.mean)
-        return math.log(LONG * self.grid.hop / 2) - F.softplus(room, beta=4)
+        ceiling = math.log(LONG * self.grid.hop / 2)
+        return ceiling - F.softplus(ceiling - (self.decoder(z) + self.mean), beta=4)
 
     def forward(
         self, spectrum: Float[Tensor, "b v frames"], draw: torch.Generator
@@ -95,7 +96,7 @@ class AudioVAE(Model):
         self.mean.copy_(frames.mean(0)[:, None])
         metric = torch.eye(len(self.mean), dtype=torch.double, device=frames.device)
         fine = fine_structure(metric[None])[0]
-        metric[: len(fine)] = LONG_WEIGHT * (metric[: len(fine)] + FINE_WEIGHT * fine)
+        metric[: len(fine)] = START_LONG * (metric[: len(fine)] + START_FINE * fine)
         variance, directions = torch.linalg.eigh(metric @ torch.cov(frames.T) @ metric.T)
         scale = variance[-self.latent_dim :].flip(0).clamp_min(1e-6).sqrt()
         directions = directions[:, -self.latent_dim :].flip(1)

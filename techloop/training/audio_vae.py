@@ -1,6 +1,5 @@
 """Training of VAE 1 on loops."""
 
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -133,8 +132,14 @@ def random_spectra(
 
     All of a step have one speed, 0.8 to 1.25 times their own: tempo and pitch, as of a turntable.
     A few are silenced, so that silence is known.
+
+    Args:
+        x: whole loops.
+        frames: of each part.
+        draw: seeded anew each step, as its seed tells the speed.
     """
-    speeds = _speeds(grid)
+    near = range(round(grid.frames / MOST_SPEED), round(grid.frames * MOST_SPEED) + 1)
+    speeds = [n for n in near if n == grid.frames or 30**20 % n == 0]  # whose FFT is fast
     samples = speeds[draw.initial_seed() % len(speeds)] * grid.hop  # no wait for the device
     loud = torch.rand(len(x), 1, generator=draw, device=x.device) >= SILENT_SHARE
     first = torch.randint(samples // grid.hop, (len(x),), generator=draw, device=x.device)
@@ -142,8 +147,7 @@ def random_spectra(
 
 
 def change_speed(x: Float[Tensor, "b samples"], samples: int) -> Float[Tensor, "b other"]:
-    """Loops resampled to `samples`; exact, as they are circles: their partials stay, or fall away
-    beyond half of the sample rate."""
+    """Loops resampled to `samples`: exact, as circles have partials that stay or fall away."""
     if samples == x.shape[1]:
         return x
     # Neither has a partial at exactly half the rate afterwards, whose phase would be lost.
@@ -151,20 +155,13 @@ def change_speed(x: Float[Tensor, "b samples"], samples: int) -> Float[Tensor, "
     return torch.fft.irfft(partials, n=samples) * (samples / x.shape[1])
 
 
-@lru_cache(maxsize=4)
-def _speeds(grid: Grid) -> list[int]:
-    """Frames a loop may have at another speed: those near its own whose FFT is fast."""
-    near = range(round(grid.frames / MOST_SPEED), round(grid.frames * MOST_SPEED) + 1)
-    return [n for n in near if n == grid.frames or 30**20 % n == 0]
-
-
 def _known_spectra(loops: LoopDataset) -> Float[Tensor, "n v frames"]:
     """Each fourth frame of loops spread over a data set: what the model starts from."""
-    rows = _spread(len(loops), START_LOOPS)
-    parts = np.array_split(rows, -(-len(rows) // 16))
-    return torch.cat(
-        [analyse(torch.from_numpy(loops.audio(part)), loops.grid.hop)[..., ::4] for part in parts]
+    rows = _spread(len(loops), max(1, START_LOOPS // loops.grid.bars))
+    parts = (
+        torch.from_numpy(loops.audio(part)) for part in np.array_split(rows, -(-len(rows) // 16))
     )
+    return torch.cat([analyse(x, loops.grid.hop)[..., ::4].contiguous() for x in parts])
 
 
 def reconstruction_metrics(vae: AudioVAE, x: Tensor, batch: int = 16) -> dict[str, float]:

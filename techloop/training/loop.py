@@ -27,16 +27,19 @@ LOGS_PER_VALIDATION = 5
 GRADIENT_NORM = 1.0
 
 
-def fabric_from_environment() -> Fabric:
-    """One device, a GPU where there is one; precision is environment, not a parameter.
+def precision_from_environment() -> str:
+    """`TECHLOOP_PRECISION`, as Lightning names them; environment, not a parameter.
 
-    `TECHLOOP_PRECISION`: as Lightning names them; by default bf16-mixed on a GPU and on a CPU that
-    multiplies bfloat16 itself, 32-true elsewhere.
+    By default bf16-mixed on a GPU and on a CPU that multiplies bfloat16 itself, 32-true elsewhere.
     """
-    device = pick_device().type
     cpu = torch.cpu.get_capabilities()
-    fast = device == "cuda" or cpu.get("avx512_bf16") or cpu.get("amx_bf16")
-    precision = os.environ.get("TECHLOOP_PRECISION") or ("bf16-mixed" if fast else "32-true")
+    fast = pick_device().type == "cuda" or cpu.get("avx512_bf16") or cpu.get("amx_bf16")
+    return os.environ.get("TECHLOOP_PRECISION") or ("bf16-mixed" if fast else "32-true")
+
+
+def fabric_from_environment() -> Fabric:
+    """One device, a GPU where there is one."""
+    device, precision = pick_device().type, precision_from_environment()
     fabric = Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
     fabric.launch()
     return fabric
@@ -135,7 +138,8 @@ def fit(
         lr=training.learning_rate,
         betas=(0.9, 0.99),
         weight_decay=0.01,
-        fused=True,
+        # Not where gradients are scaled: they could not be clipped.
+        fused=precision_from_environment() != "16-mixed",
     )
     wrapped, optimizer = fabric.setup(model, optimizer)
     last = checkpoint_folder(identity, checkpoints) / "last.pt"
@@ -213,8 +217,9 @@ def fit(
 
 
 def checkpoint_folder(identity: Mapping[str, Any], checkpoints: Path) -> Path:
-    """Where a training of this identity keeps its checkpoint."""
-    text = json.dumps({**identity, "code": code_fingerprint()}, sort_keys=True, default=str)
+    """Where a training of this identity, with this code and precision, keeps its checkpoint."""
+    known = {"code": code_fingerprint(), "precision": precision_from_environment()}
+    text = json.dumps({**identity, **known}, sort_keys=True, default=str)
     return checkpoints / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
