@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from unittest import mock
@@ -44,12 +44,18 @@ from techloop.params import AudioVAECell, TrainAudioVAE, load_params
 from techloop.spectral import log_mel
 from techloop.training import audio_vae as training
 from techloop.training.latent_vae import distortion_nats, latent_vae_metrics
-from techloop.training.loop import GRADIENT_NORM, precision_from_environment, schedule
+from techloop.training.loop import (
+    GRADIENT_NORM,
+    optimizer_of,
+    precision_from_environment,
+    schedule,
+)
 from techloop.vocoder import analyse
 
 ROOT = Path(__file__).parent.parent
 BFLOAT16 = precision_from_environment() == "bf16-mixed"
 Step = Callable[[torch.Generator, int], Tensor]
+Trained = tuple[nn.Module, int]  # and its steps
 
 
 @dataclass
@@ -62,7 +68,6 @@ class Given:
     params: TrainAudioVAE
     cell: AudioVAECell
     batch: int = 4
-    row: dict[str, float] = field(default_factory=dict)
 
     @property
     def crop(self) -> int:
@@ -81,9 +86,7 @@ def cpu_seconds() -> float:
 
 def train(model: nn.Module, step: Step, seconds: float, learning_rate: float = 1.5e-3) -> int:
     """The library's schedule, stretched over a CPU time instead of a number of loops; steps."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-    )
+    optimizer = optimizer_of(model, learning_rate)
     draw, start, steps = torch.Generator(), cpu_seconds(), 0
     with tqdm(total=round(seconds), unit=" s", leave=False) as bar:
         while (spent := cpu_seconds() - start) < seconds:
@@ -100,12 +103,15 @@ def train(model: nn.Module, step: Step, seconds: float, learning_rate: float = 1
     return steps
 
 
-def phaseless(given: Given) -> AudioVAE:
-    """The library's model and objective."""
+def phaseless(given: Given, components: bool = True) -> Trained:
+    """The library's model and objective; or from random weights, knowing only the mean."""
     torch.manual_seed(0)
     vae = AudioVAE(given.grid, **given.params.model.model_dump())
     start = cpu_seconds()
+    random = [layer.weight.detach().clone() for layer in (vae.encoder.linear, vae.decoder.linear)]
     vae.start_from(torch.cat([analyse(x, given.grid.hop)[..., ::4] for x in given.loops.split(16)]))
+    if not components:
+        vae.encoder.linear.weight.data, vae.decoder.linear.weight.data = random
     left = given.seconds - (cpu_seconds() - start)
 
     def step(draw: torch.Generator, steps: int) -> Tensor:
@@ -114,38 +120,22 @@ def phaseless(given: Given) -> AudioVAE:
         with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
             return training.objective(vae, spectrum, given.cell, draw, steps * given.batch)["loss"]
 
-    given.row["steps"] = train(vae, step, left)
-    return vae
+    return vae, train(vae, step, left)
 
 
-def without_start(given: Given) -> AudioVAE:
-    """The same from random weights: only its mean is known to it."""
-    start_from = AudioVAE.start_from
-
-    def only_mean(vae: AudioVAE, spectrum: Tensor) -> None:
-        weights = [vae.encoder.linear.weight.clone(), vae.decoder.linear.weight.clone()]
-        start_from(vae, spectrum)
-        with torch.no_grad():
-            vae.encoder.linear.weight.copy_(weights[0])
-            vae.decoder.linear.weight.copy_(weights[1])
-
-    with mock.patch.object(AudioVAE, "start_from", only_mean):
-        return phaseless(given)
-
-
-def without_fine_term(given: Given) -> AudioVAE:
+def without_fine_term(given: Given) -> Trained:
     """The same without the term that looks at fine structure."""
     with mock.patch.object(training, "FINE_WEIGHT", 0.0):
         return phaseless(given)
 
 
-def start_alone(given: Given) -> AudioVAE:
+def start_alone(given: Given) -> Trained:
     """Its principal components, without any training."""
     given.seconds = 0
     return phaseless(given)
 
 
-def waveform(given: Given, bands: int) -> WaveformVAE:
+def waveform(given: Given, bands: int) -> Trained:
     """The waveform VAE with a KL of the weight it had, by spectral distance at five windows."""
     torch.manual_seed(0)
     vae = WaveformVAE(16, bands)
@@ -159,14 +149,13 @@ def waveform(given: Given, bands: int) -> WaveformVAE:
         weight = 1e-3 * min(1.0, steps * given.batch / 4_000)
         return sum(spectral_distance(x, y)) + weight * rate(gaussian_kl(mu, sigma))
 
-    given.row["steps"] = train(vae, step, given.seconds)
-    return vae
+    return vae, train(vae, step, given.seconds)
 
 
-CONTESTANTS: dict[str, Callable[[Given], nn.Module]] = {
+CONTESTANTS: dict[str, Callable[[Given], Trained]] = {
     "plain": lambda given: waveform(given, 1),
     "multiband": lambda given: waveform(given, 16),
-    "no-start": without_start,
+    "no-start": lambda given: phaseless(given, components=False),
     "no-fine-term": without_fine_term,
     "start-alone": start_alone,
     "techloop": phaseless,
@@ -254,7 +243,7 @@ def speed(given: Given) -> None:
     one = given.grid.duration_s
     print(f"encoding: {16 * one / seconds(lambda: vae.encode(batch), 10):.0f} times real time")
     print(f"decoding a loop alone: {1e3 * seconds(lambda: vae.decode(z), 20):.1f} ms")
-    optimizer = torch.optim.AdamW(vae.parameters(), 1e-4, fused=True)
+    optimizer = optimizer_of(vae, 1e-4)
     spent = dict.fromkeys(("data", "forward", "backward", "update"), 0.0)
 
     def step(i: int) -> None:
@@ -321,11 +310,11 @@ def main() -> None:
 
     for name in told.only:
         given = Given(loops, dataset.grid, told.seconds, params, params.cell("kl"))
-        vae = CONTESTANTS[name](given)
+        vae, steps = CONTESTANTS[name](given)
         mu, sigma = encoded(vae, test)
         with torch.inference_mode():
             y = torch.cat([vae.decode(part) for part in mu.split(16)])
-        heard = given.row["steps"] * given.batch * given.crop / dataset.grid.frame_rate_hz
+        heard = steps * given.batch * given.crop / dataset.grid.frame_rate_hz
         measured = {
             "nats/frame": latent_metrics(mu, sigma, dataset.grid.frame_rate_hz)[
                 "kl_nats_per_frame"

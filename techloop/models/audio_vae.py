@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from techloop.grid import Grid
-from techloop.models.blocks import CircularConv, trunk
+from techloop.models.blocks import CircularConv, sample, trunk
 from techloop.models.model import Model
 from techloop.vocoder import LONG, analyse, fine_structure, parts, synthesise, values_per_frame
 
@@ -82,8 +82,7 @@ class AudioVAE(Model):
     ]:
         """Log amplitudes from a sample of the posterior, and the posterior: mean, deviation."""
         mu, sigma = self.posterior(spectrum)
-        z = mu + sigma * torch.randn(mu.shape, generator=draw, device=mu.device)
-        return self.predict(z), mu, sigma
+        return self.predict(sample(mu, sigma, draw)), mu, sigma
 
     @torch.no_grad()
     def start_from(self, spectrum: Float[Tensor, "n v frames"]) -> None:

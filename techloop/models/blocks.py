@@ -52,6 +52,11 @@ def trunk(channels: int, rounds: int, dilations: Sequence[int]) -> nn.Sequential
     return nn.Sequential(*layers, ChannelNorm(channels))
 
 
+def sample(mu: Tensor, sigma: Tensor, draw: torch.Generator) -> Tensor:
+    """A draw of N(mu, sigma^2) that lets gradients through (Kingma & Welling, 2014, 2.4)."""
+    return mu + sigma * torch.randn(mu.shape, generator=draw, device=mu.device)
+
+
 def fold(x: Float[Tensor, "b c t"], factor: int) -> Float[Tensor, "b d u"]:
     """Time into channels: `(b, c, t)` to `(b, c * factor, t // factor)`; inverse of `unfold`."""
     return x.unflatten(-1, (-1, factor)).transpose(2, 3).flatten(1, 2)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from techloop.models.audio_vae import AudioVAE
+from techloop.models.blocks import sample
 
 WIDTH = 128
 
@@ -43,9 +44,8 @@ class LatentContest(nn.Module):
         cannot tell them apart.
         """
         predicted, mu, sigma = self.vae(spectrum, draw)
-        z = mu + sigma * torch.randn(mu.shape, generator=draw, device=mu.device)
-        frames = _Reversed.apply(z.mT.flatten(0, 1))
-        prior = torch.randn(frames.shape, generator=draw, device=z.device)
+        frames = _Reversed.apply(sample(mu, sigma, draw).mT.flatten(0, 1))
+        prior = torch.randn(frames.shape, generator=draw, device=frames.device)
         told = self.discriminator(torch.cat([prior, frames]))[:, 0].float()
         truth = torch.cat(
             [torch.ones_like(told[: len(prior)]), torch.zeros_like(told[len(prior) :])]

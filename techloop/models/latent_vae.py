@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from techloop.grid import Grid
-from techloop.models.blocks import fold, trunk, unfold
+from techloop.models.blocks import fold, sample, trunk, unfold
 from techloop.models.model import Model
 
 SIGMA_FLOOR = 0.05
@@ -115,5 +115,4 @@ class LatentVAE(Model):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Predicted Gaussian (whitened) from sampled points, and the points' posterior."""
         mean, std = self.encode(mu, sigma)
-        points = mean + std * torch.randn(mean.shape, generator=draw, device=mean.device)
-        return *self.decode_whitened(points), mean, std
+        return *self.decode_whitened(sample(mean, std, draw)), mean, std

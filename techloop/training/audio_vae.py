@@ -18,6 +18,7 @@ from techloop.losses import (
     spectrogram_distance,
 )
 from techloop.models.audio_vae import AudioVAE
+from techloop.models.blocks import sample
 from techloop.models.discriminators import LatentContest
 from techloop.models.model import pick_device
 from techloop.params import AudioVAECell, TrainAudioVAE
@@ -109,7 +110,7 @@ def objective(
     if cell.regulariser == "kl":
         penalty = rate(kl, cell.free_nats)
     elif cell.regulariser == "wae":
-        z = (mu + sigma * torch.randn(mu.shape, generator=draw, device=mu.device)).mT.flatten(0, 1)
+        z = sample(mu, sigma, draw).mT.flatten(0, 1)
         penalty = mmd(z, torch.randn(z.shape, generator=draw, device=z.device))
     else:
         (penalty,) = contest

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from techloop.datasets import LatentDataset
 from techloop.losses import active_units, gaussian_kl, gaussian_kl_between, gaussian_nll, rate
+from techloop.models.blocks import sample
 from techloop.models.latent_vae import LatentVAE
 from techloop.params import LatentVAECell, TrainLatentVAE
 from techloop.training.loop import Log, train_into, warm_up
@@ -52,10 +53,7 @@ def train_latent_vae(
         vae: nn.Module, rows: list[int], draw: torch.Generator, seen: int
     ) -> dict[str, Tensor]:
         m, s = mu[rows].to(draw.device), sigma[rows].to(draw.device)
-        if cell.objective == "trajectory-sample":
-            target = m + s * torch.randn(m.shape, generator=draw, device=m.device)
-        else:
-            target = m
+        target = sample(m, s, draw) if cell.objective == "trajectory-sample" else m
         mu_hat, sigma_hat, mean, std = vae(target, s, draw)
         distortion = distortion_nats(model, cell.objective, target, s, mu_hat, sigma_hat)
         kl = gaussian_kl(mean, std)
@@ -123,10 +121,10 @@ def latent_vae_metrics(
     mu, sigma = mu.to(device), sigma.to(device)
     mean, std = vae.encode(mu, sigma)
     draw = torch.Generator(device).manual_seed(seed)
-    points = mean + std * torch.randn(mean.shape, generator=draw, device=device)
+    points = sample(mean, std, draw)
     target = mu
     if objective == "trajectory-sample":
-        target = mu + sigma * torch.randn(mu.shape, generator=draw, device=device)
+        target = sample(mu, sigma, draw)
     distortion = float(distortion_nats(vae, objective, target, sigma, *vae.decode_whitened(points)))
     kl = gaussian_kl(mean, std)
     nats = float(rate(kl)) * vae.length

@@ -133,14 +133,7 @@ def fit(
         FloatingPointError: the loss is no longer finite.
     """
     fabric = fabric_from_environment()
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=training.learning_rate,
-        betas=(0.9, 0.99),
-        weight_decay=0.01,
-        # Not where gradients are scaled: they could not be clipped.
-        fused=precision_from_environment() != "16-mixed",
-    )
+    optimizer = optimizer_of(model, training.learning_rate)
     wrapped, optimizer = fabric.setup(model, optimizer)
     last = checkpoint_folder(identity, checkpoints) / "last.pt"
     first, history = 0, list[dict[str, Any]]()
@@ -214,6 +207,18 @@ def fit(
     bar.close()
     model.eval()
     return history
+
+
+def optimizer_of(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    """What every model is trained by."""
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=0.01,
+        # Not where gradients are scaled: they could not be clipped.
+        fused=precision_from_environment() != "16-mixed",
+    )
 
 
 def checkpoint_folder(identity: Mapping[str, Any], checkpoints: Path) -> Path:
