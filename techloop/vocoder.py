@@ -111,7 +111,10 @@ def synthesise(log_amplitudes: Float[Tensor, "b v frames"]) -> Float[Tensor, "b 
     for _ in range(PROJECTIONS):
         x = project(x, short, coarse)
         x = project(x, long, fine)
-    return project(x, short, coarse)  # levels and attacks are the short window's
+    x = project(x, short, coarse)  # levels and attacks are the short window's
+    # Projections onto amplitudes that no sound has lose a little of the power.
+    power = _to_frames(x, short, hop).abs().square().sum((1, 2)).clamp_min(1e-12)
+    return x * (coarse.square().sum((1, 2)) / power).sqrt().clamp(0.5, 2)[:, None]
 
 
 def locked_phases(

@@ -77,6 +77,14 @@ def test_synthesis_turns_with_the_frames(loops: torch.Tensor, k: int) -> None:
     assert a.std() > 0.01
 
 
+def test_synthesis_keeps_the_power_it_was_asked_for(loops: torch.Tensor) -> None:
+    asked = analyse(loops, HOP)
+    asked[:, LOW:] = asked[:, LOW:].mean(2, keepdim=True)  # which no sound has
+    for wanted, found in zip(asked, analyse(synthesise(asked), HOP), strict=True):
+        power = [(part[LOW:].exp() - 1e-3).square().sum().item() for part in (wanted, found)]
+        assert power[1] == pytest.approx(power[0], rel=1e-2)
+
+
 @torch.no_grad()
 def test_no_phase_but_the_same_sound(loops: torch.Tensor) -> None:
     again = synthesise(analyse(loops, HOP))
