@@ -38,6 +38,7 @@ from techloop.grid import Grid
 from techloop.latents import latent_metrics
 from techloop.losses import gaussian_kl, rate, spectral_distance
 from techloop.models.audio_vae import AudioVAE
+from techloop.models.blocks import sample
 from techloop.models.latent_vae import LatentVAE
 from techloop.models.model import parameter_count
 from techloop.params import AudioVAECell, TrainAudioVAE, load_params
@@ -145,7 +146,7 @@ def waveform(given: Given, bands: int) -> Trained:
         at = torch.randint(given.grid.samples, (given.batch, 1), generator=draw)
         x = given.drawn(draw).gather(1, (at + torch.arange(crop)) % given.grid.samples)
         mu, sigma = vae.encode(x)
-        y = vae.decode(mu + sigma * torch.randn(mu.shape, generator=draw), draw)
+        y = vae.decode(sample(mu, sigma, draw), draw)
         weight = 1e-3 * min(1.0, steps * given.batch / 4_000)
         return sum(spectral_distance(x, y)) + weight * rate(gaussian_kl(mu, sigma))
 

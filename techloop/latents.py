@@ -17,6 +17,7 @@ from techloop.artifacts import fingerprint, whole_folder, write_json
 from techloop.datasets import LoopDataset
 from techloop.losses import active_units, gaussian_kl, mmd
 from techloop.models.audio_vae import AudioVAE
+from techloop.models.blocks import sample
 from techloop.models.model import model_fingerprint, pick_device
 from techloop.params import ExtractLatents
 
@@ -116,7 +117,7 @@ def latent_metrics(
             stacklevel=2,
         )
     draw = torch.Generator().manual_seed(0)
-    z = (mu.cpu() + sigma.cpu() * torch.randn(mu.shape, generator=draw)).mT.flatten(0, 1)
+    z = sample(mu.cpu(), sigma.cpu(), draw).mT.flatten(0, 1)
     z = z[torch.randperm(len(z), generator=draw)[:2048]]
     nats = float(kl.sum())
     return {

@@ -27,11 +27,8 @@ from techloop.vocoder import analyse
 
 VALIDATION_LOOPS = 64
 START_LOOPS = 512
-LINEAR_WEIGHT, FINE_WEIGHT, LEVEL_WEIGHT = (
-    2.5,
-    8.0,
-    2.0,
-)  # of the terms beside the log one (benchmarks/README.md)
+# Of the terms beside the log one (benchmarks/README.md).
+LINEAR_WEIGHT, FINE_WEIGHT, LEVEL_WEIGHT = 2.5, 8.0, 2.0
 MOST_SPEED = 1.25
 SILENT_SHARE = 1 / 64  # of the loops a step sees
 

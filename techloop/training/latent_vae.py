@@ -122,9 +122,7 @@ def latent_vae_metrics(
     mean, std = vae.encode(mu, sigma)
     draw = torch.Generator(device).manual_seed(seed)
     points = sample(mean, std, draw)
-    target = mu
-    if objective == "trajectory-sample":
-        target = sample(mu, sigma, draw)
+    target = sample(mu, sigma, draw) if objective == "trajectory-sample" else mu
     distortion = float(distortion_nats(vae, objective, target, sigma, *vae.decode_whitened(points)))
     kl = gaussian_kl(mean, std)
     nats = float(rate(kl)) * vae.length
