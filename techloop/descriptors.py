@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d, max_pool1d
 
 from techloop.grid import Grid
-from techloop.spectral import circular_stft, mel_filterbank, wrap
+from techloop.spectral import circular_stft, k_weights, mel_filterbank, wrap
 
 WINDOW = 1024  # of the spectral descriptors, in samples
 ONSET_WINDOW = 512  # shorter, as an onset is early by up to half a window
@@ -81,7 +81,7 @@ def frame_descriptors(
     below = amplitude.cumsum(1) < ROLLOFF_SHARE * total[:, None]
     floored = power.clamp_min(1e-10)
     bands = [((hz >= low) & (hz < high)).float() for low, high in BANDS_HZ.values()]
-    levels = _levels_db(power, torch.stack([_k_weights(hz), *bands])).unbind(1)
+    levels = _levels_db(power, torch.stack([k_weights(hz), *bands])).unbind(1)
     values = {
         "loudness_db": levels[0] - 0.691,
         "centroid_hz": centroid,
@@ -241,16 +241,6 @@ def _levels_db(
     # The mean square of a periodic Hann window is 3/8.
     mean_square = (weights * sides) @ power / (window**2 * 3 / 8)
     return 10 * mean_square.clamp_min(10 ** (FLOOR_DB / 10)).log10()
-
-
-def _k_weights(hz: Float[Tensor, "bins"]) -> Float[Tensor, "bins"]:
-    """Power gain of the K-weighting: the two biquads of BS.1770-4, given at 48 kHz."""
-    z = torch.exp(-2j * math.pi * hz.double() / 48_000)
-    shelf = (1.53512485958697 - 2.69169618940638 * z + 1.19839281085285 * z**2) / (
-        1 - 1.69065929318241 * z + 0.73248077421585 * z**2
-    )
-    high_pass = (1 - 2 * z + z**2) / (1 - 1.99004745483398 * z + 0.99007225036621 * z**2)
-    return (shelf * high_pass).abs().square().float()
 
 
 def _zero_crossings(audio: Float[Tensor, "b samples"], hop: int) -> Float[Tensor, "b frames"]:

@@ -1,6 +1,5 @@
 """Objectives: one function an equation."""
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -56,32 +55,21 @@ def spectral_distance(
 
 def spectrogram_distance(
     target: Float[Tensor, "b v frames"], predicted: Float[Tensor, "b v frames"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
-    """How far log amplitudes (of `techloop.vocoder.analyse`) are from those predicted: four terms.
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
+    """How far log amplitudes (of `techloop.vocoder.analyse`) are from those predicted: three terms.
 
     * log: `log_distance` of the short window, plus half of that of the long one.
     * linear: the same of `linear_distance`.
     * fine: mean squared difference of the fine structure, which is what tells a pitch and hardly
       counts in the others. Squared, as its absolute difference is least for a flat guess: partials
       are few among many bins.
-    * level: mean absolute difference, in nepers, of the level of each octave over all frames. The
-      others are least for a median or a mean amplitude, which is too quiet.
     """
     log, linear = [], []
     for a, b in zip(parts(target), parts(predicted), strict=True):
         log.append((a - b).abs().mean())
         linear.append(linear_distance(a.exp(), b.exp()))
     fine = fine_structure(target - predicted).square().mean()
-    level = (octave_levels(target) - octave_levels(predicted)).abs().mean()
-    return log[1] + log[0] / 2, linear[1] + linear[0] / 2, fine, level
-
-
-def octave_levels(log_amplitudes: Float[Tensor, "b v frames"]) -> Float[Tensor, "b octaves"]:
-    """Log of the root mean square amplitude of each octave of the short window's part."""
-    power = parts(log_amplitudes)[1].mul(2).exp().mean(2)
-    edges = [0, *(2**k for k in range(3, power.shape[1].bit_length() - 1)), power.shape[1]]
-    octaves = [power[:, i:j].mean(1) for i, j in itertools.pairwise(edges)]
-    return torch.stack(octaves, 1).log() / 2
+    return log[1] + log[0] / 2, linear[1] + linear[0] / 2, fine
 
 
 def _amplitude(spectrum: Tensor) -> Tensor:

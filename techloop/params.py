@@ -115,7 +115,7 @@ class Training(Section):
 class AudioVAESize(Section):
     """Sizes of the audio VAE."""
 
-    latent_dim: Count
+    latent_dim: Annotated[int, Field(ge=2)]  # the level, and something beside
     channels: Count
     blocks: Count
 

@@ -1,5 +1,6 @@
 """Spectra of loops: a loop is a circle, so every window wraps around."""
 
+import math
 from functools import lru_cache
 
 import torch
@@ -98,3 +99,13 @@ def log_mel(
     weights = filters / filters.sum(-1, keepdim=True)
     power = weights @ spectrum.square().sum(-1) / (window / 4) ** 2
     return 10 * torch.log10(power.clamp_min(10 ** (floor_db / 10)))
+
+
+def k_weights(hz: Float[Tensor, "bins"]) -> Float[Tensor, "bins"]:
+    """Power gain of the K-weighting: the two biquads of BS.1770-4, given at 48 kHz."""
+    z = torch.exp(-2j * math.pi * hz.double() / 48_000)
+    shelf = (1.53512485958697 - 2.69169618940638 * z + 1.19839281085285 * z**2) / (
+        1 - 1.69065929318241 * z + 0.73248077421585 * z**2
+    )
+    high_pass = (1 - 2 * z + z**2) / (1 - 1.99004745483398 * z + 0.99007225036621 * z**2)
+    return (shelf * high_pass).abs().square().float()

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from techloop.audio import loop_loudness_lufs
 from techloop.grid import Grid
 from techloop.models.audio_vae import AudioVAE, limit, sharpen
 from techloop.models.blocks import CircularConv, fold, unfold
@@ -85,17 +86,49 @@ def test_any_circle_of_hops_goes_through(audio_vae: AudioVAE) -> None:
     assert torch.equal(audio_vae.decode(mu), audio_vae.decode(mu))
 
 
-def test_it_starts_as_the_codec_of_principal_components() -> None:
+def test_it_starts_as_the_codec_of_level_and_principal_components() -> None:
     """Spectra of as few dimensions as it has latents come through whole, and are whitened."""
     torch.manual_seed(0)
     vae = AudioVAE(GRID, **AUDIO).eval()
-    basis = torch.randn(4, values_per_frame(GRID.hop))
-    spectra = (torch.randn(6, 240, 4) @ basis - 6).mT / 4
+    basis = torch.randn(2, values_per_frame(GRID.hop))
+    spectra = (torch.randn(6, 240, 2) @ basis - 6).mT / 4
+    spectra = spectra - vae.levels(spectra) + torch.randn(6, 1, 240)
     vae.start_from(spectra)
     # What the residual blocks add at the start is small on the way in, and nothing on the way out.
-    z = vae.encoder.linear(spectra - vae.mean)
-    torch.testing.assert_close(torch.cov(z.mT.flatten(0, 1).T), torch.eye(4), atol=1e-3, rtol=0)
+    level = vae.levels(spectra) - vae.level_mean
+    z = torch.cat([level / vae.level_std, vae.encoder.linear(spectra - vae.mean - level)], 1)
+    torch.testing.assert_close(vae.posterior(spectra)[0][:, :1], z[:, :1])
+    cov = torch.cov(z[:, 1:].mT.flatten(0, 1).T)
+    torch.testing.assert_close(cov, torch.eye(3), atol=1e-3, rtol=0)
+    assert z[:, 0].std().item() == pytest.approx(1, abs=1e-3)
     torch.testing.assert_close(vae.predict(z), spectra, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_the_first_latent_is_level_and_the_others_know_none(audio_vae: AudioVAE) -> None:
+    spectrum = analyse(0.1 * torch.randn(2, GRID.samples), GRID.hop)
+    (mu, sigma), (louder, louder_sigma) = map(audio_vae.posterior, (spectrum, spectrum + 1))
+    torch.testing.assert_close(
+        louder[:, 0] - mu[:, 0], torch.full((2, 240), 1 / audio_vae.level_std)
+    )
+    torch.testing.assert_close(louder[:, 1:], mu[:, 1:], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(louder_sigma, sigma, atol=1e-4, rtol=1e-4)
+    z = torch.randn(2, 4, 30)
+    found = (audio_vae.levels(audio_vae.predict(z)) - audio_vae.level_mean) / audio_vae.level_std
+    torch.testing.assert_close(found[:, 0], z[:, 0], atol=1e-2, rtol=1e-2)
+
+
+@torch.no_grad()
+def test_a_model_that_knows_nothing_keeps_loudness(audio_vae: AudioVAE) -> None:
+    """Kicks, a chord that fades, noise: to an untrained model as unfamiliar as can be."""
+    t = torch.arange(GRID.samples) / GRID.sample_rate_hz
+    kicks = torch.sin(2 * math.pi * 60 * t) * (-20 * (t % 0.48)).exp()
+    chord = (torch.sin(2 * math.pi * 220 * t) + torch.sin(2 * math.pi * 1_760 * t)) * (1 - t / 3)
+    loops = torch.stack([0.5 * kicks, 0.05 * chord, 0.2 * torch.randn(GRID.samples)])
+    again = audio_vae.decode(audio_vae.encode(loops)[0])
+    for x, y in zip(loops.numpy(), again.numpy(), strict=True):
+        before, after = (loop_loudness_lufs(v, GRID.sample_rate_hz) for v in (x, y))
+        assert after == pytest.approx(before, abs=1)
 
 
 def test_no_amplitude_is_beyond_full_scale() -> None:

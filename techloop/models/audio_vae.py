@@ -1,11 +1,13 @@
 """VAE 1: loops to Gaussian latents at the hop rate, and back.
 
-    loop -> log amplitudes at two windows -> principal components + residual blocks -> (mu, sigma)
-    z -> principal components + residual blocks -> log amplitudes -> phases -> loop
+    loop -> log amplitudes at two windows -> level of each frame, and what it sounds like -> (mu, sigma)
+    z -> what it sounds like, at the level of each frame -> log amplitudes -> phases -> loop
 
 The network sees and predicts amplitudes alone (`techloop.vocoder` turns them into sound), so the
-latents carry no phase. It starts as a linear codec of the training set's principal components and
-learns what these cannot say. Everything is circular and convolutional:
+latents carry no phase. The first latent is the K-weighted level of the frame, by definition: what
+is decoded is as loud as it says, however unlike the training data, and the others are the same at
+any gain. They start as a linear codec of the training set's principal components, and residual
+blocks learn what these cannot say. Everything is circular and convolutional:
 `decode(roll(z, k)) == roll(decode(z), k * hop)`.
 """
 
@@ -19,7 +21,16 @@ from torch.nn import functional as F
 from techloop.grid import Grid
 from techloop.models.blocks import CircularConv, sample, trunk
 from techloop.models.model import Model
-from techloop.vocoder import LONG, analyse, fine_structure, parts, synthesise, values_per_frame
+from techloop.spectral import k_weights
+from techloop.vocoder import (
+    LONG,
+    SHORT,
+    analyse,
+    fine_structure,
+    parts,
+    synthesise,
+    values_per_frame,
+)
 
 SIGMA_FLOOR = 0.05  # an encoder that is not asked to be uncertain (wae) still is, a little
 SIGMA_START = 0.5  # of a codec that begins near the rate it will have
@@ -35,18 +46,25 @@ class AudioVAE(Model):
 
     Args:
         grid: sample rate, hop and length of the loops it will know.
-        latent_dim: numbers a latent frame.
+        latent_dim: numbers a latent frame, the first of them its level; at least two.
         channels: width.
         blocks: rounds of three residual blocks (dilations 1, 3, 9) on either side.
     """
 
     mean: Tensor
+    level_mean: Tensor
+    level_std: Tensor
+    k_weights: Tensor
 
     def __init__(self, grid: Grid, *, latent_dim: int, channels: int, blocks: int) -> None:
         super().__init__(grid, latent_dim=latent_dim, channels=channels, blocks=blocks)
         self.latent_dim = latent_dim
         values = values_per_frame(grid.hop)
         self.register_buffer("mean", torch.zeros(values, 1))
+        self.register_buffer("level_mean", torch.zeros(()))
+        self.register_buffer("level_std", torch.ones(()))
+        hz = torch.arange(SHORT * grid.hop // 2 + 1) * (grid.sample_rate_hz / (SHORT * grid.hop))
+        self.register_buffer("k_weights", k_weights(hz), persistent=False)
         self.encoder = Encoder(values, channels, blocks, latent_dim)
         self.decoder = Decoder(values, channels, blocks, latent_dim)
 
@@ -64,7 +82,9 @@ class AudioVAE(Model):
         self, spectrum: Float[Tensor, "b v frames"]
     ) -> tuple[Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]]:
         """Posterior mean and standard deviation, given log amplitudes."""
-        return self.encoder(spectrum - self.mean)
+        level = self.levels(spectrum) - self.level_mean
+        mu, sigma = self.encoder(spectrum - self.mean - level)
+        return torch.cat([level / self.level_std, mu], 1), sigma
 
     def predict(self, z: Float[Tensor, "b c frames"]) -> Float[Tensor, "b v frames"]:
         """Log amplitudes of latents, before their contrast is restored.
@@ -72,8 +92,16 @@ class AudioVAE(Model):
         None is above what a constant at full scale has in the long window, however far out the
         latents are.
         """
+        spectrum = self.decoder(z) + self.mean
+        asked = self.level_mean + self.level_std * z[:, :1]
+        spectrum = spectrum + (asked - self.levels(spectrum))
         ceiling = math.log(LONG * self.grid.hop / 2)
-        return ceiling - F.softplus(ceiling - (self.decoder(z) + self.mean), beta=4)
+        return ceiling - F.softplus(ceiling - spectrum, beta=4)
+
+    def levels(self, spectrum: Float[Tensor, "b v frames"]) -> Float[Tensor, "b 1 frames"]:
+        """K-weighted levels of frames in the short window, in nepers (8.7 dB), unscaled."""
+        power = 2 * parts(spectrum)[1] + self.k_weights.clamp_min(1e-9).log()[:, None]
+        return power.logsumexp(1, keepdim=True) / 2
 
     def forward(
         self, spectrum: Float[Tensor, "b v frames"], draw: torch.Generator
@@ -86,19 +114,23 @@ class AudioVAE(Model):
 
     @torch.no_grad()
     def start_from(self, spectrum: Float[Tensor, "n v frames"]) -> None:
-        """Make this the linear codec of some log amplitudes: their leading principal components.
+        """Make this the linear codec of some log amplitudes: level, and leading components beside.
 
         Fine structure counts threefold in what is principal. By its variance alone it would get
         hardly a component, and a network takes long to find pitch by itself.
         """
-        frames = spectrum.mT.flatten(0, 1).double()
-        self.mean.copy_(frames.mean(0)[:, None])
+        levels = self.levels(spectrum)
+        self.level_mean.copy_(levels.mean())
+        self.level_std.copy_(levels.std().clamp_min(1e-2))
+        self.mean.copy_(spectrum.double().mean((0, 2))[:, None])
+        frames = (spectrum - levels).mT.flatten(0, 1).double()
         metric = torch.eye(len(self.mean), dtype=torch.double, device=frames.device)
         fine = fine_structure(metric[None])[0]
         metric[: len(fine)] = START_LONG * (metric[: len(fine)] + START_FINE * fine)
         variance, directions = torch.linalg.eigh(metric @ torch.cov(frames.T) @ metric.T)
-        scale = variance[-self.latent_dim :].flip(0).clamp_min(1e-6).sqrt()
-        directions = directions[:, -self.latent_dim :].flip(1)
+        first = 1 - self.latent_dim
+        scale = variance[first:].flip(0).clamp_min(1e-6).sqrt()
+        directions = directions[:, first:].flip(1)
         self.encoder.linear.weight.copy_(((directions / scale).T @ metric)[..., None])
         self.decoder.linear.weight.copy_(torch.linalg.solve(metric, directions * scale)[..., None])
 
@@ -108,27 +140,28 @@ class Encoder(nn.Module):
 
     def __init__(self, values: int, channels: int, blocks: int, latent_dim: int) -> None:
         super().__init__()
-        self.linear = nn.Conv1d(values, latent_dim, 1, bias=False)
+        self.sizes = (latent_dim - 1, latent_dim)  # of means, as that of the level is known
+        self.linear = nn.Conv1d(values, latent_dim - 1, 1, bias=False)
         self.stem = nn.Conv1d(values, channels, 1)
         self.trunk = trunk(channels, blocks, DILATIONS)
-        self.head = nn.Conv1d(channels, 2 * latent_dim, 1)
+        self.head = nn.Conv1d(channels, sum(self.sizes), 1)
         assert self.head.bias is not None
         with torch.no_grad():  # starts close to the matrix
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
-            self.head.bias[latent_dim:] = math.log(math.expm1(SIGMA_START - SIGMA_FLOOR))
+            self.head.bias[-latent_dim:] = math.log(math.expm1(SIGMA_START - SIGMA_FLOOR))
 
     def forward(self, spectrum: Float[Tensor, "b v t"]) -> tuple[Tensor, Tensor]:  # noqa: D102
-        mu, raw = self.head(self.trunk(self.stem(spectrum / 2))).float().chunk(2, 1)
+        mu, raw = self.head(self.trunk(self.stem(spectrum / 2))).float().split(self.sizes, 1)
         return mu + self.linear(spectrum).float(), SIGMA_FLOOR + F.softplus(raw)
 
 
 class Decoder(nn.Module):
-    """Latents to log amplitudes: a matrix, and what residual blocks add to it."""
+    """Latents to log amplitudes of any level: a matrix, and what residual blocks add to it."""
 
     def __init__(self, values: int, channels: int, blocks: int, latent_dim: int) -> None:
         super().__init__()
-        self.linear = nn.Conv1d(latent_dim, values, 1, bias=False)
+        self.linear = nn.Conv1d(latent_dim - 1, values, 1, bias=False)
         self.stem = CircularConv(latent_dim, channels, 3)
         self.trunk = trunk(channels, blocks, DILATIONS)
         self.head = nn.Conv1d(channels, values, 1)
@@ -137,7 +170,7 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, z: Float[Tensor, "b c t"]) -> Float[Tensor, "b v t"]:  # noqa: D102
-        return self.head(self.trunk(self.stem(z))).float() + self.linear(z).float()
+        return self.head(self.trunk(self.stem(z))).float() + self.linear(z[:, 1:]).float()
 
 
 def sharpen(spectrum: Float[Tensor, "b v frames"]) -> Float[Tensor, "b v frames"]:

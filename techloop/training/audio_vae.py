@@ -28,7 +28,7 @@ from techloop.vocoder import analyse
 VALIDATION_LOOPS = 64
 START_LOOPS = 512
 # Of the terms beside the log one (benchmarks/README.md).
-LINEAR_WEIGHT, FINE_WEIGHT, LEVEL_WEIGHT = 2.5, 8.0, 2.0
+LINEAR_WEIGHT, FINE_WEIGHT = 2.5, 8.0
 MOST_SPEED = 1.25
 SILENT_SHARE = 1 / 64  # of the loops a step sees
 
@@ -106,7 +106,7 @@ def objective(
         seen: loops so far, for the rise of the penalty's weight.
     """
     predicted, mu, sigma, *contest = vae(spectrum, draw)
-    log_term, linear_term, fine_term, level_term = spectrogram_distance(spectrum, predicted)
+    log_term, linear_term, fine_term = spectrogram_distance(spectrum, predicted)
     kl = gaussian_kl(mu, sigma)
     if cell.regulariser == "kl":
         penalty = rate(kl, cell.free_nats)
@@ -116,15 +116,12 @@ def objective(
     else:
         (penalty,) = contest
     weight = cell.weight * warm_up(seen, cell.warmup_loops)
-    distance = (
-        log_term + LINEAR_WEIGHT * linear_term + FINE_WEIGHT * fine_term + LEVEL_WEIGHT * level_term
-    )
+    distance = log_term + LINEAR_WEIGHT * linear_term + FINE_WEIGHT * fine_term
     return {
         "loss": distance + weight * penalty,
         "log_distance": log_term,
         "linear_distance": linear_term,
         "fine_distance": fine_term,
-        "level_distance": level_term,
         "kl_nats_per_frame": rate(kl),
         "penalty": penalty,
     }
