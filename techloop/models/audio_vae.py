@@ -1,7 +1,7 @@
 """VAE 1: loops to Gaussian latents at the hop rate, and back.
 
-    loop -> log amplitudes at two windows -> level of each frame, and what it sounds like -> (mu, sigma)
-    z -> what it sounds like, at the level of each frame -> log amplitudes -> phases -> loop
+    loop -> log amplitudes at two windows -> level of each frame, and its sound -> (mu, sigma)
+    z -> sound of each frame, at its level -> log amplitudes -> phases -> loop
 
 The network sees and predicts amplitudes alone (`techloop.vocoder` turns them into sound), so the
 latents carry no phase. The first latent is the K-weighted level of the frame, by definition: what
