@@ -19,7 +19,7 @@ from techloop.training.audio_vae import train_audio_vae
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = {
-    "kl": (1e-3, 4e-3, 1.2e-2, 4e-2, 0.12, 0.4),
+    "kl": (1e-3, 4e-3, 1.6e-2, 4e-2, 0.12, 0.4),
     "wae": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
     "wae-gan": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
 }
