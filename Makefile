@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: demo test lint format lock sweep clean
+.PHONY: demo study test lint format lock sweep clean
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit(f'techloop needs Python 3.11 to 3.13; {sys.executable} is {sys.version.split()[0]}. Name another one: make PYTHON=python3.12 ...')"
@@ -26,6 +26,10 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 demo: .venv/installed  ## the whole pipeline on the built-in source, then the report's path
 	$(BIN)/dvc repro
 	@echo "$(CURDIR)/reports/index.html"
+
+study: .venv/installed  ## every combination of the study, then its table and figure; resumes
+	$(BIN)/dvc repro study/dvc.yaml
+	@echo "$(CURDIR)/reports/study/summary/study.png"
 
 sweep: .venv/installed  ## what the weight of each regulariser does: benchmarks/sweep.csv and .png
 	$(BIN)/dvc repro prepare_loops

@@ -1,6 +1,9 @@
 """Loops and latents, opened again from the folders that the stages wrote."""
 
+import json
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from techloop.grid import Grid
 
 SPLITS = ("train", "validation", "test")
 INT16_SCALE = 32_768.0
+LATENTS_FORMAT = 1
 
 
 class _IndexedFolder(Dataset):
@@ -110,65 +114,115 @@ class LoopDataset(_IndexedFolder):
 class LatentDataset(_IndexedFolder):
     """Posteriors of VAE 1 for every loop, of `data/latents/R`; rows as in its loops' index.
 
+    Shards are memory-mapped. Item i is the posterior of loop i, `(mu, sigma)`, each
+    `(latent_dim, frames)` float32, as a DataLoader takes it.
+
+    Args:
+        folder: of the latents, here or copied or imported from anywhere.
+        split: train, validation or test; everything by default.
+        dims: the dimensions wanted, in this order; all of them by default.
+        whitened: whether values are on one scale: the mean over the training split taken out and
+            divided by its deviation, by dimension (`sigma` only divided).
+
     Attributes:
         mean, std: `(latent_dim,)`, of the means over the training split.
+        index: a row a loop.
+        card: grid, model, sizes of the splits, metrics.
 
     Raises:
-        ValueError: the folder is no latents artifact, the split is empty or unknown, a shard is
-            truncated, holds NaN, or was made by another model than the card says.
+        ValueError: the folder is no latents artifact, the split is empty or unknown, there is no
+            such dimension, a shard is truncated, of another grid or model than the card says, or
+            (when read) holds NaN.
     """
 
-    def __init__(self, folder: str | Path, split: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str | None = None,
+        *,
+        dims: Sequence[int] | None = None,
+        whitened: bool = False,
+    ) -> None:
         super().__init__(folder, split)
-        self.mean = torch.tensor(self.card["mean"], dtype=torch.float32)
-        self.std = torch.tensor(self.card["std"], dtype=torch.float32)
+        every = len(self.card["mean"])
+        wrong = [d for d in dims or () if not 0 <= d < every]
+        if wrong or (dims is not None and not dims):
+            raise ValueError(f"dims: {wrong or dims} is not among the dimensions 0 to {every - 1}")
+        self._dims = list(range(every) if dims is None else dims)
+        self.mean, self.std = (torch.tensor(self.card[k])[self._dims] for k in ("mean", "std"))
+        shift, scale = (self.mean, self.std) if whitened else (self.mean * 0, self.std * 0 + 1)
+        self._shift, self._scale = shift[:, None], scale[:, None]
+        self._whitened, self._all_dims = whitened, self._dims == list(range(every))
+        self._places = list(self.index[["shard", "row"]].itertuples(index=False, name=None))
 
     @cached_property
-    def _posteriors(self) -> tuple[Tensor, Tensor]:
-        mus, sigmas = [], []
+    def _shards(self) -> list[tuple[Tensor, Tensor]]:
+        """Means and deviations of each shard, mapped."""
+        shards = []
         for entry in self.card["shards"]:
             path = self.folder / entry["file"]
             try:
                 with safe_open(path, framework="pt") as shard:
-                    model = shard.metadata()["model"]
+                    told = shard.metadata() or {}
                     mu, sigma = shard.get_tensor("mu"), shard.get_tensor("sigma")
-            except (OSError, SafetensorError, KeyError, TypeError) as error:
+            except (OSError, SafetensorError) as error:
                 raise _damaged(path, str(error)) from None
-            shape = (entry["loops"], len(self.mean), self.grid.frames)
-            if tuple(mu.shape) != shape or tuple(sigma.shape) != shape:
-                raise _damaged(path, f"shape {tuple(mu.shape)} instead of {shape}")
-            if model != self.card["model"]:
-                raise ValueError(
-                    f"{path} was made by model {model} but {self.folder / 'card.json'} speaks of "
-                    f"{self.card['model']}: files of two runs are mixed. `dvc checkout` or "
-                    "`dvc repro` makes the folder whole again."
-                )
-            if not (mu.isfinite().all() and sigma.isfinite().all()):
-                raise _damaged(path, "NaN or infinity among its values")
-            mus.append(mu)
-            sigmas.append(sigma)
-        rows = self.index["shard"].map(
-            dict(enumerate(np.cumsum([0, *(len(m) for m in mus)]).tolist()))
-        )
-        chosen = torch.from_numpy((rows + self.index["row"]).to_numpy(np.int64, copy=True))
-        return torch.cat(mus)[chosen], torch.cat(sigmas)[chosen]
+            shape = (entry["loops"], len(self.card["mean"]), self.grid.frames)
+            for values in (mu, sigma):
+                if values.shape != shape or values.dtype != torch.float32:
+                    found = f"{values.dtype} {tuple(values.shape)}"
+                    raise _damaged(path, f"{found} instead of float32 {shape}")
+            expected = {
+                "format": str(LATENTS_FORMAT),
+                "model": self.card["model"],
+                "grid": json.dumps(asdict(self.grid)),
+            }
+            for key, value in expected.items():
+                if told.get(key) != value:
+                    raise ValueError(
+                        f"{path} has {key} {told.get(key)} but {self.folder / 'card.json'} speaks "
+                        f"of {value}: files of two runs are mixed. `dvc checkout` or `dvc repro` "
+                        "makes the folder whole again."
+                    )
+            shards.append((mu, sigma))
+        return shards
+
+    def _checked(self, mu: Tensor, sigma: Tensor, shard: int) -> tuple[Tensor, Tensor]:
+        """As wanted, if finite."""
+        # One pass each: any NaN or infinity makes the sum so, and no sum of finite ones is.
+        if not math.isfinite(mu.sum() + sigma.sum()):
+            path = self.folder / self.card["shards"][shard]["file"]
+            raise _damaged(path, "NaN or infinity among its values")
+        if not self._all_dims:
+            mu, sigma = mu[..., self._dims, :], sigma[..., self._dims, :]
+        if self._whitened:
+            mu, sigma = (mu - self._shift) / self._scale, sigma / self._scale
+        return mu, sigma
+
+    def __getitem__(self, i: int) -> tuple[Float[Tensor, "c frames"], Float[Tensor, "c frames"]]:
+        shard, row = self._places[i]
+        mu, sigma = self._shards[shard]
+        return self._checked(mu[row], sigma[row], shard)
+
+    @cached_property
+    def _posteriors(self) -> tuple[Tensor, Tensor]:
+        parts = []
+        for number, (mu, sigma) in enumerate(self._shards):
+            rows = torch.tensor([row for shard, row in self._places if shard == number])
+            if len(rows):
+                parts.append(self._checked(mu[rows], sigma[rows], number))
+        mu, sigma = (torch.cat(v) for v in zip(*parts, strict=True))
+        return mu, sigma
 
     @property
     def mu(self) -> Float[Tensor, "n c frames"]:
-        """Posterior means, in VAE 1's units."""
+        """Posterior means of all loops, in memory."""
         return self._posteriors[0]
 
     @property
     def sigma(self) -> Float[Tensor, "n c frames"]:
-        """Posterior standard deviations, in VAE 1's units."""
+        """Posterior standard deviations of all loops, in memory."""
         return self._posteriors[1]
-
-    def whitened(self) -> Float[Tensor, "n c frames"]:
-        """Posterior means with the training split's mean and deviation taken out, by dimension."""
-        return (self.mu - self.mean[:, None]) / self.std[:, None]
-
-    def __getitem__(self, i: int) -> tuple[Float[Tensor, "c frames"], Float[Tensor, "c frames"]]:
-        return self.mu[i], self.sigma[i]
 
 
 def _damaged(path: Path, what: str) -> ValueError:

@@ -351,6 +351,84 @@ def sweeps(
         figure.legend(loc="outside upper center", ncols=len(measured))
 
 
+def compression(
+    path: str | Path,
+    measured: Mapping[str, Mapping[str, np.ndarray]],
+    baselines: Mapping[str, Mapping[str, float]],
+) -> None:
+    """What fewer points a loop cost and buy: rate against distance, smoothness, coverage.
+
+    Args:
+        path: the PNG to write.
+        measured: by "regulariser, objective": `length` `(n,)`, and `(n, 3)` (mean, lowest, highest
+            over seeds) `rate_nats_per_loop`, `decoded_distance`, `smoothness`, `coverage`,
+            `standard_coverage`.
+        baselines: by `smoothness` and `coverage`, named values to draw as lines across.
+    """
+    regulariser, objective = (
+        list(dict.fromkeys(name.split(", ")[i] for name in measured)) for i in (0, 1)
+    )
+    colours = dict(zip(objective, (BLUE, ORANGE, GREEN), strict=False))
+    lines = dict(zip(regulariser, ("-", "--"), strict=False))
+    with _figure(path, 10.2, 3.6) as figure:
+        left, middle, right = figure.subplots(1, 3)
+        for name, of in measured.items():
+            which, what = name.split(", ")
+            look: dict[str, Any] = {
+                "color": colours[what],
+                "linestyle": lines[which],
+                "marker": "o",
+                "markersize": 4,
+                "markerfacecolor": colours[what] if which == regulariser[0] else "white",
+                "capsize": 2,
+                "elinewidth": 0.8,
+            }
+            rate, distance = of["rate_nats_per_loop"], of["decoded_distance"]
+            left.errorbar(
+                rate[:, 0], distance[:, 0], _reach(distance), _reach(rate), label=name, **look
+            )
+            for at, length in enumerate(of["length"]):
+                spot = (rate[at, 0], distance[at, 0])
+                left.annotate(
+                    f"{length}", spot, (3, 3), textcoords="offset points", fontsize=6, color=GREY
+                )
+            for ax, key in ((middle, "smoothness"), (right, "coverage")):
+                ax.errorbar(of["length"], of[key][:, 0], _reach(of[key]), **look)
+            right.plot(
+                of["length"], of["standard_coverage"][:, 0], ":", color=colours[what], linewidth=1
+            )
+        for ax, key in ((middle, "smoothness"), (right, "coverage")):
+            for name, value in baselines[key].items():
+                ax.axhline(value, color=GREY, linewidth=0.8)
+                ax.annotate(
+                    name,
+                    (0.99, value),
+                    (0, 2),
+                    ax.get_yaxis_transform(),
+                    "offset points",
+                    ha="right",
+                    fontsize=7,
+                    color=GREY,
+                )
+        lengths = sorted({int(n) for of in measured.values() for n in of["length"]})
+        left.set(xscale="log", xlabel="rate (nats a loop)")
+        left.set(ylabel="spectral distance to VAE 1's sound, log + linear")
+        middle.set(ylabel="path length / straight distance")
+        right.set(ylabel="coverage (dotted: points apart, from N(0, 1))", ylim=(0, 1.05))
+        for ax in (middle, right):
+            ax.set(xscale="log", xlabel="points a loop")
+            ax.set_xticks(lengths, [str(n) for n in lengths])
+            ax.minorticks_off()
+        for ax in (left, middle, right):
+            ax.grid(color="#E5E5E5", linewidth=0.6)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+
+
+def _reach(values: np.ndarray) -> np.ndarray:
+    """Error bars `(2, n)` of means with their lowest and highest, `(n, 3)`."""
+    return np.stack([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]]).clip(0)
+
+
 class Bins(NamedTuple):
     """A histogram: counts from an edge up to the next, and where the axis has marks."""
 

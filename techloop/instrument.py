@@ -68,8 +68,13 @@ class Instrument:
         return self.latent_vae.latent_dim, self.latent_vae.length
 
     def sample(self, n: int, seed: int) -> Float[Tensor, "n d length"]:
-        """Points of `n` loops from the prior."""
-        return torch.randn(n, *self.point_shape, generator=torch.Generator().manual_seed(seed))
+        """Points of `n` loops from the learned prior."""
+        draw = torch.Generator().manual_seed(seed)
+        return self._from_noise(torch.randn(n, *self.point_shape, generator=draw))
+
+    @torch.inference_mode()
+    def _from_noise(self, noise: Float[Tensor, "n d length"]) -> Float[Tensor, "n d length"]:
+        return self.latent_vae.from_noise(noise.to(self.device)).cpu()
 
     @torch.inference_mode()
     def latents(self, points: Float[Tensor, "n d length"]) -> Float[Tensor, "n c frames"]:
@@ -127,7 +132,8 @@ class Instrument:
 
     def walk(self, bars: int, seed: int) -> Float[np.ndarray, "total"]:
         """A closed, smooth random walk of `bars` bars that ends where it began."""
-        return self.render_sequence(closed_walk(self._loops(bars), self.point_shape, seed))
+        noise = closed_walk(self._loops(bars), self.point_shape, seed)
+        return self.render_sequence(self._from_noise(noise))
 
     def _loops(self, bars: int) -> int:
         """How many loops make so many bars."""
@@ -154,10 +160,10 @@ def interpolate(
 
 
 def closed_walk(n: int, shape: tuple[int, int], seed: int, harmonics: int = 2) -> Tensor:
-    """`n` points `(n, *shape)` of a closed random curve whose every point is a draw from the prior.
+    """`n` points `(n, *shape)` of a closed random curve whose every point is a draw of N(0, 1).
 
-    A random Fourier series of few harmonics; each point has a standard normal distribution over
-    seeds, so the walk stays where the decoder was trained.
+    A random Fourier series of few harmonics. Each point has that distribution over seeds, so what
+    the prior makes of the walk stays where the decoder was trained.
 
     Raises:
         ValueError: fewer than two points.

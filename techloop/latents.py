@@ -9,20 +9,20 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from techloop.artifacts import fingerprint, whole_folder, write_json
-from techloop.datasets import LoopDataset
-from techloop.losses import active_units, gaussian_kl, mmd
+from techloop.artifacts import code_fingerprint, fingerprint, whole_file, whole_folder, write_json
+from techloop.datasets import LATENTS_FORMAT, LoopDataset
+from techloop.losses import ACTIVE_VARIANCE, gaussian_kl, mmd
 from techloop.models.audio_vae import AudioVAE
 from techloop.models.blocks import sample
 from techloop.models.model import model_fingerprint, pick_device
 from techloop.params import ExtractLatents
 
-FORMAT = 1
 MEGABYTE = 2**20
+MMD_FRAMES = 2048
 
 
 def extract_latents(
@@ -30,100 +30,161 @@ def extract_latents(
     loops_folder: str | Path,
     folder: str | Path,
     params: ExtractLatents,
+    checkpoints: Path = Path("checkpoints"),
 ) -> dict[str, float]:
     """Write posteriors of all loops to `folder`, with the VAE that made them in it.
 
     Shards of `mu` and `sigma`, `(n, latent_dim, frames)` float32, hold the loops in the order of
-    the index. The card has mean and deviation of each dimension over the training split.
+    the index. The card has mean and deviation of each dimension over the training split. Memory is
+    that of one shard, however many there are.
+
+    Args:
+        audio_vae_folder: of a trained `AudioVAE`.
+        loops_folder: of a prepared data set.
+        folder: is replaced.
+        params: sizes of a batch and a shard.
+        checkpoints: keeps whole shards, so that the same call goes on where another one stopped.
 
     Returns:
-        Metrics of the training split's latents.
+        Metrics of the training split's latents, see `LatentSummary.metrics`.
 
     Raises:
         ValueError: a damaged folder, or a VAE of another grid than the loops'.
     """
-    loops = LoopDataset(loops_folder)
-    vae = AudioVAE.load(audio_vae_folder, loops.grid).to(pick_device())
-    model = model_fingerprint(audio_vae_folder)
+    loops, device = LoopDataset(loops_folder), pick_device()
+    vae = AudioVAE.load(audio_vae_folder, loops.grid).to(device)
+    model, made_of = model_fingerprint(audio_vae_folder), loops.card["fingerprint"]
     bytes_per_loop = 2 * vae.latent_dim * loops.grid.frames * 4
     per_shard = max(1, params.shard_mb * MEGABYTE // bytes_per_loop)
-    index = loops.index.copy()
+    sizes = f"{per_shard}-{params.batch_size}"
+    done = checkpoints / f"latents-{model}-{made_of}-{code_fingerprint()}-{sizes}"
     header = {
-        "format": str(FORMAT),
+        "format": str(LATENTS_FORMAT),
         "model": model,
         "grid": json.dumps(asdict(loops.grid)),
         "dtype": "float32",
     }
+    index, shards, known = loops.index.copy(), [], LatentSummary()
+    train = torch.from_numpy((index["split"] == "train").to_numpy(copy=True))
+    bar = tqdm(total=len(loops), unit=" loops", mininterval=1)
+    for number, start in enumerate(range(0, len(loops), per_shard)):
+        rows = range(start, min(start + per_shard, len(loops)))
+        name = f"latents-{number:05d}.safetensors"
+        shards.append({"file": name, "loops": len(rows)})
+        index.loc[rows.start : rows.stop - 1, "shard"] = number
+        index.loc[rows.start : rows.stop - 1, "row"] = range(len(rows))
+        if not (done / name).exists():
+            with whole_file(done / name) as new:
+                save_file(_encoded(vae, loops, rows, params.batch_size, bar), new, header)
+        bar.update(rows.stop - bar.n)
+        made = load_file(done / name)  # mapped, not read
+        chosen = train[rows.start : rows.stop]
+        known.add(made["mu"][chosen], made["sigma"][chosen])
+    bar.close()
     with whole_folder(folder) as new:
-        shards, parts = [], []
-        bar = tqdm(total=len(loops), unit=" loops", mininterval=1)
-        for number, start in enumerate(range(0, len(loops), per_shard)):
-            rows = range(start, min(start + per_shard, len(loops)))
-            posteriors = []
-            for at in range(rows.start, rows.stop, params.batch_size):
-                batch = range(at, min(at + params.batch_size, rows.stop))
-                x = torch.from_numpy(loops.audio(batch)).to(pick_device())
-                with torch.inference_mode():
-                    posteriors.append([v.float().cpu() for v in vae.encode(x)])
-                bar.update(len(batch))
-            mu, sigma = (torch.cat(v) for v in zip(*posteriors, strict=True))
-            name = f"latents-{number:05d}.safetensors"
-            save_file({"mu": mu, "sigma": sigma}, new / name, header)
-            shards.append({"file": name, "loops": len(rows)})
-            index.loc[rows.start : rows.stop - 1, "shard"] = number
-            index.loc[rows.start : rows.stop - 1, "row"] = range(len(rows))
-            split = index["split"].iloc[rows.start : rows.stop]
-            train = torch.tensor((split == "train").tolist())
-            parts.append((mu[train], sigma[train]))
-        bar.close()
-        mu, sigma = (torch.cat(v) for v in zip(*parts, strict=True))
-        metrics = latent_metrics(mu, sigma, loops.grid.frame_rate_hz)
+        for shard in shards:
+            shutil.move(done / str(shard["file"]), new)
         index.to_parquet(new / "index.parquet")
         shutil.copytree(audio_vae_folder, new / "audio_vae")
         card = {
-            "format": FORMAT,
+            "format": LATENTS_FORMAT,
             "grid": asdict(loops.grid),
             "model": model,
-            "loops_fingerprint": loops.card["fingerprint"],
+            "loops_fingerprint": made_of,
             "loops": len(loops),
             "splits": loops.card["splits"],
             "shards": shards,
-            "mean": mu.mean((0, 2)).tolist(),
-            "std": mu.std((0, 2)).clamp_min(1e-6).tolist(),
-            "metrics": metrics,
             "fingerprint": fingerprint(new),
+            "mean": known.mean.tolist(),
+            "std": known.std.clamp_min(1e-6).tolist(),
+            "metrics": known.metrics(loops.grid.frame_rate_hz),
         }
         write_json(new / "card.json", card)
-    return metrics
+    shutil.rmtree(done, ignore_errors=True)
+    return card["metrics"]
+
+
+@torch.inference_mode()
+def _encoded(
+    vae: AudioVAE, loops: LoopDataset, rows: range, batch_size: int, bar: tqdm
+) -> dict[str, Tensor]:
+    """A shard: posteriors of these rows."""
+    device = next(vae.parameters()).device
+    mu, sigma = torch.empty(2, len(rows), vae.latent_dim, loops.grid.frames)
+    for at in range(0, len(rows), batch_size):
+        batch = rows[at : at + batch_size]
+        x = torch.from_numpy(loops.audio(batch)).to(device)
+        mu[at : at + len(batch)], sigma[at : at + len(batch)] = vae.encode(x)
+        bar.update(len(batch))
+    return {"mu": mu, "sigma": sigma}
+
+
+class LatentSummary:
+    """How much posteriors say, of any number of loops that need not be in memory together.
+
+    Attributes:
+        mean, std: `(latent_dim,)`, of the posterior means over loops and frames.
+    """
+
+    def __init__(self) -> None:
+        self._frames = 0
+        self._sums: Tensor = torch.zeros(())  # of means, their squares, and KLs, by dimension
+        self._draw = torch.Generator().manual_seed(0)
+        self._keys, self._drawn = torch.empty(0), torch.empty(0)
+
+    def add(self, mu: Float[Tensor, "n c frames"], sigma: Float[Tensor, "n c frames"]) -> None:
+        """Count these posteriors in."""
+        mu, sigma = mu.cpu(), sigma.cpu()
+        self._frames += mu.shape[0] * mu.shape[2]
+        values = (mu, mu.square(), gaussian_kl(mu, sigma))
+        self._sums = self._sums + torch.stack([v.sum((0, 2), dtype=torch.double) for v in values])
+        # A sample of all frames, each as likely: those with the lowest of random keys.
+        keys = torch.rand(mu.shape[0] * mu.shape[2], generator=self._draw)
+        at = keys.argsort()[:MMD_FRAMES]
+        loop, frame = at // mu.shape[2], at % mu.shape[2]
+        z = sample(mu[loop, :, frame], sigma[loop, :, frame], self._draw)
+        keys = torch.cat([self._keys, keys[at]])
+        kept = keys.argsort()[:MMD_FRAMES]
+        self._keys, self._drawn = keys[kept], torch.cat([self._drawn.view(-1, z.shape[1]), z])[kept]
+
+    @property
+    def mean(self) -> Float[Tensor, "c"]:  # noqa: D102
+        return (self._sums[0] / self._frames).float()
+
+    @property
+    def std(self) -> Float[Tensor, "c"]:  # noqa: D102
+        mean, square = self._sums[:2] / self._frames
+        return (square - mean.square()).clamp_min(0).sqrt().float()
+
+    def metrics(self, frame_rate_hz: float) -> dict[str, float]:
+        """Rate in nats a frame and bits a second, active units, MMD of frames to the prior.
+
+        Returns:
+            Also `kl_nats_dim_<i>`, the rate of each dimension in nats a frame.
+        """
+        kl = self._sums[2] / self._frames
+        active = int((self.std.square() > ACTIVE_VARIANCE).sum())
+        if 2 * active < len(kl):
+            warnings.warn(
+                f"only {active} of {len(kl)} latent dimensions are active: the posterior is "
+                "collapsing. Lower the regulariser's weight, or raise warmup_loops or free_nats.",
+                stacklevel=2,
+            )
+        prior = torch.randn(self._drawn.shape, generator=torch.Generator().manual_seed(0))
+        nats = float(kl.sum())
+        return {
+            "kl_nats_per_frame": nats,
+            "bits_per_second": nats / math.log(2) * frame_rate_hz,
+            "active_units": float(active),
+            "mmd": float(mmd(self._drawn, prior)),
+            **{f"kl_nats_dim_{i:02d}": v for i, v in enumerate(kl.tolist())},
+        }
 
 
 def latent_metrics(
     mu: Float[Tensor, "n c frames"], sigma: Float[Tensor, "n c frames"], frame_rate_hz: float
 ) -> dict[str, float]:
-    """Rate in nats a frame and bits a second, active units, MMD of frames to the prior.
-
-    Args:
-        mu, sigma: posteriors `(n, c, frames)`.
-
-    Returns:
-        Also `kl_nats_dim_<i>`, the rate of each dimension in nats a frame.
-    """
-    kl = gaussian_kl(mu, sigma).mean((0, 2))
-    active = active_units(mu)
-    if 2 * active < mu.shape[1]:
-        warnings.warn(
-            f"only {active} of {mu.shape[1]} latent dimensions are active: the posterior is "
-            "collapsing. Lower the regulariser's weight, or raise warmup_loops or free_nats.",
-            stacklevel=2,
-        )
-    draw = torch.Generator().manual_seed(0)
-    z = sample(mu.cpu(), sigma.cpu(), draw).mT.flatten(0, 1)
-    z = z[torch.randperm(len(z), generator=draw)[:2048]]
-    nats = float(kl.sum())
-    return {
-        "kl_nats_per_frame": nats,
-        "bits_per_second": nats / math.log(2) * frame_rate_hz,
-        "active_units": float(active),
-        "mmd": float(mmd(z, torch.randn(z.shape, generator=draw))),
-        **{f"kl_nats_dim_{i:02d}": v for i, v in enumerate(kl.tolist())},
-    }
+    """`LatentSummary.metrics` of posteriors at hand."""
+    known = LatentSummary()
+    known.add(mu, sigma)
+    return known.metrics(frame_rate_hz)

@@ -11,6 +11,7 @@ from techloop.spectral import circular_stft, whole_hop
 from techloop.vocoder import LOG_FLOOR, fine_structure, parts
 
 WINDOWS = (2048, 1024, 512, 256, 128)
+ACTIVE_VARIANCE = 0.01
 MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -109,6 +110,20 @@ def gaussian_nll(
     return 0.5 * (((x - mu_hat) / sigma_hat).square() + math.log(2 * math.pi)) + sigma_hat.log()
 
 
+def gaussian_cross_entropy(
+    mu: Float[Tensor, "b c t"],
+    sigma: Float[Tensor, "b c t"],
+    mu_hat: Float[Tensor, "b c t"],
+    sigma_hat: Float[Tensor, "b c t"],
+) -> Float[Tensor, "b c t"]:
+    """-E log N(z; mu_hat, sigma_hat^2) of z ~ N(mu, sigma^2), of each value, in nats.
+
+    The expectation of `gaussian_nll` over samples, and `gaussian_kl_between` plus the entropy of
+    the first: what predictions of any objective can be compared by.
+    """
+    return gaussian_nll(mu, mu_hat, sigma_hat) + 0.5 * (sigma / sigma_hat).square()
+
+
 def rate(kl: Float[Tensor, "b c t"], free_nats: float = 0.0) -> Float[Tensor, ""]:
     """Nats of one point of a representation: the mean KL of each dimension, summed over them.
 
@@ -146,7 +161,7 @@ def mmd(z: Float[Tensor, "n c"], prior: Float[Tensor, "n c"]) -> Float[Tensor, "
     return within - 2 * kernel(z, prior).mean()
 
 
-def active_units(mu: Float[Tensor, "b c t"], threshold: float = 0.01) -> int:
+def active_units(mu: Float[Tensor, "b c t"], threshold: float = ACTIVE_VARIANCE) -> int:
     """Dimensions whose posterior mean varies over the data (variance above `threshold`).
 
     References:

@@ -12,6 +12,7 @@ from techloop.grid import Grid
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Objective = Literal["trajectory-mean", "trajectory-sample", "posterior"]
 
 
 class Section(BaseModel):
@@ -157,7 +158,7 @@ class LatentVAECell(Section):
     """One cell of the study."""
 
     regulariser: str
-    objective: Literal["trajectory-mean", "trajectory-sample", "posterior"]
+    objective: Objective
     length: Count
 
 
@@ -199,6 +200,16 @@ class EvaluateGeneration(Section):
     examples: Count
 
 
+class StudyParams(Section):
+    """Section `study`: all combinations of these."""
+
+    regulariser: list[str]
+    objective: list[Objective]
+    length: list[Count]
+    seed: list[Annotated[int, Field(ge=0)]]
+    loops: Count
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -212,12 +223,21 @@ class Params(Section):
     evaluate_descriptors: EvaluateDescriptors
     evaluate_smoothness: EvaluateSmoothness
     evaluate_generation: EvaluateGeneration
+    study: StudyParams
 
     def told(self, section: str, cell: str | None = None) -> dict[str, Any]:
         """What a stage's run is logged with: seed, grid, and its section, or a cell's share."""
         own = getattr(self, section)
         mine = own.of(cell) if cell else own.model_dump()
         return {"seed": self.seed, "grid": self.grid.model_dump(), **mine}
+
+    def studied(self) -> TrainLatentVAE:
+        """How a run of the study is trained: as any VAE 2, but for its budget."""
+        section, loops = self.train_latent_vae, self.study.loops
+        budget = {"loops": loops, "validate_every_loops": loops}
+        training = section.training.model_copy(update=budget)
+        warmup = {"warmup_loops": min(section.warmup_loops, loops // 3)}
+        return section.model_copy(update={"training": training, **warmup})
 
     def beat_grid(self) -> Grid:
         """The grid that loops are prepared on.
@@ -250,17 +270,22 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         raise ValueError(f"{path}: {'; '.join(map(_complaint, error.errors()))}.") from None
     grid, audio = params.beat_grid(), params.train_audio_vae
     # What would only be noticed once the stages before have run for long:
-    for name, cell in params.train_latent_vae.cells.items():
-        where = f"{path}: `train_latent_vae.cells.{name}"
-        if cell.regulariser not in audio.cells:
+    wanted = [
+        (f"train_latent_vae.cells.{name}", cell.regulariser, cell.length)
+        for name, cell in params.train_latent_vae.cells.items()
+    ]
+    study = params.study
+    wanted += [("study", r, length) for r in study.regulariser for length in study.length]
+    for where, regulariser, length in wanted:
+        if regulariser not in audio.cells:
             raise ValueError(
-                f"{where}.regulariser` is {cell.regulariser!r}, none of {', '.join(audio.cells)}, "
-                "the cells of train_audio_vae"
+                f"{path}: `{where}.regulariser` is {regulariser!r}, none of "
+                f"{', '.join(audio.cells)}, the cells of train_audio_vae"
             )
         try:
-            grid.check_length(cell.length)
+            grid.check_length(length)
         except ValueError as error:
-            raise ValueError(f"{where}`: {error}") from None
+            raise ValueError(f"{path}: `{where}`: {error}") from None
     return params
 
 

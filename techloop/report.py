@@ -49,6 +49,7 @@ BASELINES = {
     "vae1_": "line in VAE 1",
     "crossfade_": "cross-fade",
     "shuffled_": "shuffled points",
+    "standard_": "points apart, from N(0, 1)",
     "real_": "real loops",
     "chance_": "chance",
 }

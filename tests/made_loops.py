@@ -45,7 +45,7 @@ def write_latents(folder: Path, loops: Path, mu: np.ndarray) -> Path:
     folder.mkdir()
     tensor = torch.from_numpy(mu).contiguous()
     file, model = "latents-00000.safetensors", "1" * 16
-    header = {"model": model}
+    header = {"model": model, "format": "1", "grid": json.dumps(asdict(GRID))}
     save_file({"mu": tensor, "sigma": torch.full_like(tensor, 0.1)}, folder / file, header)
     pd.read_parquet(loops / "index.parquet").to_parquet(folder / "index.parquet")
     card = {"format": 1, "grid": asdict(GRID), "splits": {}, "model": model}
@@ -56,5 +56,6 @@ def write_latents(folder: Path, loops: Path, mu: np.ndarray) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a folder."""
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+    """The files of a folder and those inside it."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}

@@ -185,8 +185,10 @@ def test_the_folder_is_whole_and_real_loops_win(tmp_path, instrument):
     assert metrics["real_kick_on_beat"] == 1
     assert metrics["real_seam_ratio"] == pytest.approx(1, abs=0.2)
     assert metrics["real_silent_share"] == 0
-    names = {m.removeprefix("real_") for m in metrics if m.startswith("real_")}
-    assert names <= set(metrics)
+    for prefix in ("real_", "standard_"):
+        names = {m.removeprefix(prefix) for m in metrics if m.startswith(prefix)}
+        assert {"coverage", "diversity_ratio", "seam_ratio"} < names <= set(metrics)
+    assert metrics["standard_frechet_log_mel"] != metrics["frechet_log_mel"]
     items = json.loads((tmp_path / "a" / "items.json").read_text())
     files = {item["file"] for item in items} | {"items.json", "metrics.json"}
     assert files == set(contents(tmp_path / "a"))
@@ -210,14 +212,18 @@ def test_few_loops_leave_some_numbers_undefined(tmp_path, instrument, n, undefin
     )
     assert metrics["loops"] == n
     # The untrained instrument may have no onset at all, then nothing is on the grid or a seam.
-    nan = {k.removeprefix("real_") for k, v in metrics.items() if not np.isfinite(v)}
+    nan = {
+        k.removeprefix("real_").removeprefix("standard_")
+        for k, v in metrics.items()
+        if not np.isfinite(v)
+    }
     assert nan - {"on_grid_share", "seam_ratio"} == undefined
     items = json.loads((tmp_path / "a" / "items.json").read_text())
     files = {item["file"] for item in items} | {"items.json", "metrics.json"}
     assert files == set(contents(tmp_path / "a"))
     shown, real = min(5, n), min(4, n)
     assert f"first {shown} loops" in items[0]["caption"]
-    assert f"after them of {real} real" in items[0]["caption"]
+    assert f"after them {real} real" in items[0]["caption"]
     assert len([i for i in items if i["kind"] == "audio"]) == shown
 
 
@@ -254,8 +260,8 @@ def test_the_caption_says_where_real_loops_are(tmp_path, instrument, monkeypatch
         seed=0,
     )
     caption = json.loads((tmp_path / "a" / "items.json").read_text())[0]["caption"]
-    assert [title.split()[0] for title in seen["titles"]] == ["generated"] * 6 + ["real"] * 4
-    assert "first 6 loops drawn from the prior, none chosen, and after them of 4 real" in caption
+    assert [title.split()[0] for title in seen["titles"]] == ["generated"] * 6 + ["real"] * 8
+    assert "first 6 loops drawn from the prior, none chosen; after them 4 real" in caption
 
 
 def test_one_loop_is_refused(tmp_path, instrument):

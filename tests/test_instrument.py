@@ -93,6 +93,15 @@ def test_a_walk_is_closed_smooth_and_of_the_prior() -> None:
         closed_walk(0, (8, 4), seed=0)
 
 
+def test_samples_and_walks_are_of_the_learned_prior(instrument: Instrument) -> None:
+    vae = instrument.latent_vae
+    assert not torch.equal(vae.prior_factor, torch.eye(len(vae.prior_factor)))
+    noise = torch.randn(2, *instrument.point_shape, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(instrument.sample(2, seed=5), vae.from_noise(noise))
+    points = vae.from_noise(closed_walk(3, instrument.point_shape, seed=5))
+    np.testing.assert_array_equal(instrument.walk(3, seed=5), instrument.render_sequence(points))
+
+
 def test_audio_of_another_grid(instrument: Instrument) -> None:
     with pytest.raises(ValueError, match=r"\(n, 30720\)"):
         instrument.embed(np.zeros((1, 1000), np.float32))

@@ -1,16 +1,22 @@
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
 
 from techloop.artifacts import read_json, write_json
 from techloop.datasets import LatentDataset, LoopDataset
-from techloop.latents import extract_latents
+from techloop.latents import LatentSummary, extract_latents
 from techloop.models.audio_vae import AudioVAE
 from techloop.params import ExtractLatents
+from tests.made_loops import contents
 
 
 def test_loops_open_again(loops_folder: Path) -> None:
@@ -41,38 +47,125 @@ def test_latents_are_the_encoders_row_by_row(
 
 
 def test_whitening_is_of_the_training_split(latents_folder: Path) -> None:
-    white = LatentDataset(latents_folder, "train").whitened()
-    torch.testing.assert_close(white.mean((0, 2)), torch.zeros(4), atol=1e-4, rtol=0)
-    torch.testing.assert_close(white.std((0, 2)), torch.ones(4), atol=1e-4, rtol=0)
+    white, raw = (LatentDataset(latents_folder, "train", whitened=w) for w in (True, False))
+    torch.testing.assert_close(white.mu.mean((0, 2)), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(white.mu.std((0, 2)), torch.ones(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(raw.mean, raw.mu.mean((0, 2)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(white.sigma * raw.std[:, None], raw.sigma)
+
+
+def test_some_dimensions_alone(latents_folder: Path) -> None:
+    whole = LatentDataset(latents_folder, "test", whitened=True)
+    some = LatentDataset(latents_folder, "test", dims=[3, 1], whitened=True)
+    torch.testing.assert_close(some.mu, whole.mu[:, [3, 1]])
+    torch.testing.assert_close(some[2][1], whole[2][1][[3, 1]])
+    torch.testing.assert_close(some.std, whole.std[[3, 1]])
+    for wrong in ([], [4], [-1]):
+        with pytest.raises(ValueError, match="not among the dimensions 0 to 3"):
+            LatentDataset(latents_folder, dims=wrong)
+
+
+def test_a_loader_gives_every_loop_once(latents_folder: Path) -> None:
+    latents = LatentDataset(latents_folder, "train")
+    batches = list(DataLoader(latents, batch_size=16, num_workers=1))
+    for at, whole in enumerate((latents.mu, latents.sigma)):
+        torch.testing.assert_close(torch.cat([batch[at] for batch in batches]), whole)
+
+
+def extract(vae: Path, loops: Path, to: Path, batch_size: int = 4) -> dict[str, float]:
+    params = ExtractLatents(batch_size=batch_size, shard_mb=1)
+    return extract_latents(vae, loops, to, params, checkpoints=to.parent / "checkpoints")
 
 
 def test_the_folder_carries_its_model_and_two_extractions_are_equal(
-    loops_folder: Path, audio_vae_folder: Path, latents_folder: Path, tmp_path: Path
+    loops_folder: Path, latents_folder: Path, tmp_path: Path
 ) -> None:
-    extract_latents(
-        latents_folder / "audio_vae",
-        loops_folder,
-        tmp_path / "l",
-        ExtractLatents(batch_size=7, shard_mb=1),
-    )
+    extract(latents_folder / "audio_vae", loops_folder, tmp_path / "l", 7)
     assert len(list((tmp_path / "l").glob("*.safetensors"))) == 1
     a, b = LatentDataset(tmp_path / "l"), LatentDataset(latents_folder)
     torch.testing.assert_close(a.mu, b.mu, atol=1e-5, rtol=1e-4)
     assert a.card["model"] == b.card["model"]
 
 
-def test_several_shards(
-    loops_folder: Path, audio_vae_folder: Path, tmp_path: Path, monkeypatch
+def test_several_shards_and_an_interruption(
+    loops_folder: Path, audio_vae_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("techloop.latents.MEGABYTE", 2**17)
-    extract_latents(
-        audio_vae_folder, loops_folder, tmp_path / "l", ExtractLatents(batch_size=4, shard_mb=1)
-    )
-    assert len(list((tmp_path / "l").glob("*.safetensors"))) > 3
-    whole = LatentDataset(tmp_path / "l")
+    undisturbed = extract(audio_vae_folder, loops_folder, tmp_path / "a")
+    whole = LatentDataset(tmp_path / "a")
+    assert len(whole.card["shards"]) > 3
     with torch.no_grad():
         mu, _ = AudioVAE.load(audio_vae_folder).encode(LoopDataset(loops_folder)[41][None])
     torch.testing.assert_close(whole.mu[41], mu[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(whole[41][0], whole.mu[41])
+
+    read, left = LoopDataset.audio, 8  # in the second shard
+
+    def fails(self: LoopDataset, rows: range) -> np.ndarray:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise OSError("the disk is full")
+        return read(self, rows)
+
+    encoded = []
+    with monkeypatch.context() as patch:
+        patch.setattr(LoopDataset, "audio", fails)
+        with pytest.raises(OSError, match="the disk is full"):
+            extract(audio_vae_folder, loops_folder, tmp_path / "b")
+        assert not (tmp_path / "b").exists()
+        patch.setattr(LoopDataset, "audio", lambda s, rows: encoded.extend(rows) or read(s, rows))
+        again = extract(audio_vae_folder, loops_folder, tmp_path / "b")
+    assert 0 < min(encoded) < max(encoded) == 59  # the first shards were kept
+    assert again == undisturbed
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_summary_does_not_depend_on_how_it_is_cut() -> None:
+    torch.manual_seed(0)
+    mu, sigma = (
+        torch.randn(40, 3, 200) * torch.tensor([1, 0.5, 0.05])[:, None],
+        torch.rand(40, 3, 200),
+    )
+    whole, parts = LatentSummary(), LatentSummary()
+    whole.add(mu, sigma)
+    for at in (slice(0, 7), slice(7, 7), slice(7, 40)):
+        parts.add(mu[at], sigma[at])
+    torch.testing.assert_close(whole.mean, mu.mean((0, 2)), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(whole.std, mu.std((0, 2)), atol=1e-6, rtol=1e-3)
+    a, b = whole.metrics(125.0), parts.metrics(125.0)
+    assert a.pop("mmd") == pytest.approx(b.pop("mmd"), abs=0.02)  # of other frames
+    assert a == pytest.approx(b)
+    assert a["active_units"] == 2
+
+
+def test_latents_imported_into_another_repository(latents_folder: Path, tmp_path: Path) -> None:
+    """As DVC sees it: a file or folder of one repository's outputs, in another."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+
+    def dvc(folder: Path, *arguments: str) -> None:
+        command = [sys.executable, "-m", "dvc", *arguments]
+        environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def git(folder: Path, *arguments: str) -> None:
+        who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+        subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
+
+    for folder in (ours, theirs):
+        folder.mkdir()
+        git(folder, "init")
+        dvc(folder, "init")
+    shutil.copytree(latents_folder, ours / "data" / "latents" / "kl")
+    dvc(ours, "add", "data/latents/kl")
+    git(ours, "add", "-A")
+    git(ours, "commit", "-m", "latents")
+    dvc(theirs, "import", str(ours), "data/latents/kl", "-o", "kl")
+    here, there = LatentDataset(latents_folder, "test"), LatentDataset(theirs / "kl", "test")
+    torch.testing.assert_close(here.mu, there.mu, rtol=0, atol=0)
+    assert AudioVAE.load(theirs / "kl" / "audio_vae").latent_dim == 4
 
 
 def damaged(source: Path, tmp_path: Path) -> Path:
@@ -95,22 +188,46 @@ def test_a_truncated_shard_of_latents(latents_folder: Path, tmp_path: Path) -> N
         LatentDataset(folder).mu  # noqa: B018
 
 
+def rewritten(folder: Path, told: dict[str, str] | None = None, **values: torch.Tensor) -> None:
+    """The first shard with other tensors, or another header."""
+    path = folder / "latents-00000.safetensors"
+    with safe_open(path, framework="pt") as shard:
+        header = shard.metadata()
+    save_file(load_file(path) | values, path, header | (told or {}))
+
+
 def test_nan_in_a_shard(latents_folder: Path, tmp_path: Path) -> None:
     folder = damaged(latents_folder, tmp_path)
-    shard = folder / "latents-00000.safetensors"
-    tensors = load_file(shard)
-    tensors["mu"][3, 1, 5] = torch.nan
-    save_file(tensors, shard, {"model": read_json(folder / "card.json")["model"]})
+    mu = load_file(folder / "latents-00000.safetensors")["mu"].clone()
+    mu[3, 1, 5] = torch.nan
+    rewritten(folder, mu=mu)
+    latents = LatentDataset(folder)
+    with pytest.raises(ValueError, match=r"00000\.safetensors is .* NaN or infinity"):
+        latents.mu  # noqa: B018
+    latents[2]
     with pytest.raises(ValueError, match="NaN or infinity"):
-        LatentDataset(folder).mu  # noqa: B018
+        latents[3]
 
 
-def test_shards_of_another_model(latents_folder: Path, tmp_path: Path) -> None:
+def test_a_shard_of_another_length_or_type(latents_folder: Path, tmp_path: Path) -> None:
     folder = damaged(latents_folder, tmp_path)
-    card = read_json(folder / "card.json")
-    write_json(folder / "card.json", {**card, "model": "0123456789abcdef"})
-    with pytest.raises(ValueError, match="files of two runs are mixed"):
-        LatentDataset(folder).mu  # noqa: B018
+    mu = load_file(folder / "latents-00000.safetensors")["mu"].clone()
+    for wrong in (mu[:-1], mu[..., :-1].contiguous(), mu.half()):
+        rewritten(folder, mu=wrong)
+        with pytest.raises(ValueError, match=r"instead of float32 \(60, 4, 240\)"):
+            LatentDataset(folder)[0]
+    rewritten(folder, mu=mu)
+    LatentDataset(folder)[0]
+
+
+@pytest.mark.parametrize("key", ["model", "grid", "format"])
+def test_shards_of_another_model_or_grid_or_version(
+    latents_folder: Path, tmp_path: Path, key: str
+) -> None:
+    folder = damaged(latents_folder, tmp_path)
+    rewritten(folder, {key: "another"})
+    with pytest.raises(ValueError, match=f"has {key} another but .* files of two runs are mixed"):
+        LatentDataset(folder)[0]
 
 
 def test_splits_that_are_not_there(loops_folder: Path, tmp_path: Path) -> None:
@@ -133,7 +250,5 @@ def test_a_model_of_another_grid(
     config["grid"]["bars"] = 2
     write_json(folder / "config.json", config)
     with pytest.raises(ValueError, match="another grid"):
-        extract_latents(
-            folder, loops_folder, tmp_path / "l", ExtractLatents(batch_size=4, shard_mb=1)
-        )
+        extract(folder, loops_folder, tmp_path / "l")
     assert not (tmp_path / "l").exists()

@@ -6,6 +6,7 @@ from torch.distributions import Normal, kl_divergence
 
 from techloop.losses import (
     active_units,
+    gaussian_cross_entropy,
     gaussian_kl,
     gaussian_kl_between,
     gaussian_nll,
@@ -33,6 +34,9 @@ def test_gaussian_divergences_are_torchs(gaussians: tuple[torch.Tensor, ...]) ->
         gaussian_kl_between(mu, sigma, mu_hat, sigma_hat), kl_divergence(p, q)
     )
     torch.testing.assert_close(gaussian_nll(mu, mu_hat, sigma_hat), -q.log_prob(mu))
+    torch.testing.assert_close(
+        gaussian_cross_entropy(mu, sigma, mu_hat, sigma_hat), kl_divergence(p, q) + p.entropy()
+    )
 
 
 def test_they_vanish_where_distributions_agree(gaussians: tuple[torch.Tensor, ...]) -> None:

@@ -186,6 +186,23 @@ def test_every_length_is_a_model(length: int) -> None:
     assert (std > 0).all()
 
 
+@torch.no_grad()
+def test_the_learned_prior_has_the_moments_of_the_aggregate_posterior() -> None:
+    vae = latent_vae(4)
+    noise = torch.randn(20_000, 6, 4)
+    assert torch.equal(vae.from_noise(noise), noise)
+    # Points of a loop that say the same but for little, around a mean of their own.
+    mean = torch.randn(500, 6, 1).expand(500, 6, 4) + 0.1 * torch.randn(500, 6, 4) + 3
+    std = torch.full((500, 6, 4), 0.5)
+    vae.learn_prior(mean, std)
+    drawn, known = vae.from_noise(noise).flatten(1), mean.flatten(1)
+    torch.testing.assert_close(drawn.mean(0), known.mean(0), atol=0.05, rtol=0)
+    expected = torch.cov(known.T) + 0.25 * torch.eye(24)
+    torch.testing.assert_close(torch.cov(drawn.T), expected, atol=0.06, rtol=0)
+    drawn = drawn.view(-1, 6, 4)
+    assert torch.corrcoef(torch.stack([drawn[:, 2, 0], drawn[:, 2, 3]]))[0, 1] > 0.7
+
+
 def test_four_bars_down_to_one_point() -> None:
     assert latent_vae(1, Grid(bars=4)).steps == 64
 

@@ -7,7 +7,8 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
-STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+FILES = (ROOT / "dvc.yaml", ROOT / "study" / "dvc.yaml")
+STAGES = {k: v for file in FILES for k, v in YAML(typ="safe").load(file)["stages"].items()}
 
 
 def imported(file: Path) -> set[Path]:
@@ -68,7 +69,7 @@ def test_one_name_throughout(stage: str) -> None:
     assert stage in runs[0]
 
 
-@pytest.mark.parametrize("stage", [s for s in STAGES if s != "report"])
+@pytest.mark.parametrize("stage", [s for s in STAGES if "report" not in s])
 def test_a_stage_depends_on_the_seed_only_where_it_uses_it(stage: str) -> None:
     source = (ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8")
     assert ("seed" in described(stage)["params"]) == ("params.seed" in source)

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from techloop.datasets import LoopDataset
+from techloop.artifacts import read_json, write_json
+from techloop.datasets import LatentDataset, LoopDataset
 from techloop.latents import latent_metrics
 from techloop.losses import gaussian_kl, rate, spectrogram_distance
 from techloop.models.audio_vae import AudioVAE
@@ -17,6 +19,7 @@ from techloop.models.latent_vae import LatentVAE
 from techloop.params import Training
 from techloop.training import audio_vae as training_of_audio_vae
 from techloop.training.audio_vae import change_speed, random_spectra, train_audio_vae
+from techloop.training.latent_vae import rotated
 from techloop.training.loop import GRADIENT_NORM, batch_rows, fit, schedule, warm_up
 from techloop.vocoder import values_per_frame
 from tests.worlds import GRID, small_params, train_small_audio_vae, train_small_latent_vae
@@ -331,3 +334,32 @@ def test_latent_vaes_of_each_objective(latents_folder: Path, tmp_path: Path, cel
     train_small_latent_vae(latents_folder, tmp_path / "again", cell)
     same = [(tmp_path / n / "model.safetensors").read_bytes() for n in (cell, "again")]
     assert same[0] == same[1]
+
+
+def test_loops_are_seen_from_each_of_their_beats() -> None:
+    mu = torch.arange(240.0).expand(64, 2, 240)
+    a, b = rotated(mu, mu + 0.5, GRID, torch.Generator().manual_seed(0))
+    assert torch.equal(b, a + 0.5)
+    assert set(a[:, 0, 0].tolist()) == {0, 60, 120, 180}
+    assert torch.equal((a.diff(dim=2) % 240), torch.ones(64, 2, 239))
+
+
+def test_the_prior_of_a_trained_folder_is_of_its_training_loops(
+    latents_folder: Path, latent_vae_folder: Path
+) -> None:
+    vae, latents = LatentVAE.load(latent_vae_folder), LatentDataset(latents_folder, "train")
+    with torch.no_grad():
+        mean, std = vae.encode(latents.mu, latents.sigma)
+        torch.testing.assert_close(vae.prior_mean, mean.mean(0), atol=1e-4, rtol=1e-3)
+        variance = mean.var(0, correction=0) + std.square().mean(0)
+        found = (vae.prior_factor @ vae.prior_factor.T).diagonal().view_as(variance)
+        torch.testing.assert_close(found, variance, atol=1e-4, rtol=1e-3)
+
+
+def test_latents_beside_another_model(latents_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(latents_folder, tmp_path / "latents"))
+    config = read_json(folder / "audio_vae" / "config.json")
+    write_json(folder / "audio_vae" / "config.json", {**config, "seed": 99})
+    with pytest.raises(ValueError, match="files of two runs are mixed"):
+        train_small_latent_vae(folder, tmp_path / "vae", "kl-posterior-4")
+    assert not (tmp_path / "vae").exists()

@@ -1,7 +1,8 @@
 """Loops from nothing: are they like real ones, as varied, not copies, on the grid, without a seam?
 
-Every number has the same number of real test loops beside it (`real_...`), which is as good as it
-can be expected to get.
+Every number has that of real test loops beside it (`real_...`), which is as good as it can be
+expected to get, and that of loops whose points are drawn from N(0, 1) each by itself
+(`standard_...`), without the prior that was learned.
 """
 
 import math
@@ -62,7 +63,7 @@ def evaluate_generation(
         seed: of the draws.
 
     Returns:
-        What metrics.json holds, each but the last two also with `real_` before it:
+        What metrics.json holds, each but the last two also with `standard_` and `real_` before it:
 
         * `frechet_log_mel`, in dB²: `frechet_distance` of log-mel statistics to those of training
           loops, in the latter's first 16 principal components (of fewer than 64 loops: one for
@@ -99,6 +100,8 @@ def evaluate_generation(
             for i in tqdm(range(0, n, BATCH), "generate")
         ]
     )
+    draw = torch.Generator().manual_seed(seed)
+    apart = instrument.render(torch.randn(n, *instrument.point_shape, generator=draw))
     real = test.audio(tested)
     reference = features(train.audio(held[:n]), grid)
     memory = np.concatenate(
@@ -114,7 +117,7 @@ def evaluate_generation(
     variety = mean_pairwise_distance(train_points)
     nearest: dict[str, np.ndarray] = {}
     metrics = {"loops": float(n), "training_loops": float(len(held))}
-    for prefix, audio in (("", fake), ("real_", real)):
+    for prefix, audio in (("", fake), ("standard_", apart), ("real_", real)):
         found = features(audio, grid)
         places[prefix] = project(found["statistics"])
         points = places[prefix][:, :components]
@@ -150,12 +153,14 @@ def evaluate_generation(
 
     shown = min(examples, n)
     beside = real[:COLUMNS]
+    both = instrument.reconstruct(beside)
     with whole_folder(folder) as new:
         spectrogram_grid(
             new / "spectrograms.png",
-            _log_mel(np.concatenate([fake[:shown], beside]), grid),
+            _log_mel(np.concatenate([fake[:shown], beside, both]), grid),
             [f"generated {i + 1}" for i in range(shown)]
-            + [f"real {i + 1}" for i in range(len(beside))],
+            + [f"real {i + 1}" for i in range(len(beside))]
+            + [f"real {i + 1}, through both levels" for i in range(len(beside))],
             columns=COLUMNS,
             span=(grid.beats, "beat"),
             mel_range_hz=(30.0, grid.sample_rate_hz / 2),
@@ -413,8 +418,9 @@ def _items(shown: int, real: int, n: int, held: int) -> list[dict[str, object]]:
         (
             "spectrograms.png",
             "Generated loops",
-            f"Mel spectrograms of the first {shown} loops drawn from the prior, none chosen, and "
-            f"after them of {real} real test loops. One colour scale.",
+            f"Mel spectrograms of the first {shown} loops drawn from the prior, none chosen; "
+            f"after them {real} real test loops, and these after both levels. One colour "
+            "scale.",
         ),
         (
             "nearest.png",

@@ -7,7 +7,15 @@ It works at a resolution of sixteenths or a little finer: `steps` is the smalles
 `length` that divides the frames and is no less than the sixteenths of the loop. All steps of a
 point are read by one matrix, so that what is inside a point has a position, and what is between
 points is convolved around the circle: rotation by whole points rotates the points exactly. A
-single point holds the loop as it lies, downbeat first.
+single point has nowhere to rotate to: it holds the loop as it lies, and where it begins is part of
+what it says (training shows it every loop from each of its beats).
+
+What differs between two lengths is the number of points, and the two matrices between them and the
+steps, whose size follows: capacity is `length * latent_dim` numbers a loop, all else the same.
+
+Points of one loop belong together, which independent draws from N(0, 1) would not know. So the
+prior that loops are drawn from is the Gaussian of all points of a loop together, found from the
+training set once the network is trained.
 """
 
 import torch
@@ -42,6 +50,8 @@ class LatentVAE(Model):
     std: Tensor
     log_sigma_mean: Tensor
     log_sigma_std: Tensor
+    prior_mean: Tensor
+    prior_factor: Tensor
 
     def __init__(
         self,
@@ -70,6 +80,8 @@ class LatentVAE(Model):
         for name, value in (("mean", 0.0), ("std", 1.0)):
             self.register_buffer(name, torch.full((audio_latent_dim, 1), value))
             self.register_buffer(f"log_sigma_{name}", torch.full((audio_latent_dim, 1), value))
+        self.register_buffer("prior_mean", torch.zeros(latent_dim, length))
+        self.register_buffer("prior_factor", torch.eye(latent_dim * length))
         inside = self.steps // length
         values = 2 * audio_latent_dim * self.patch
         self.read = nn.Conv1d(values, channels, 1)
@@ -109,6 +121,35 @@ class LatentVAE(Model):
         """Mean and deviation of the predicted Gaussian, in VAE 1's units."""
         mu_hat, sigma_hat = self.decode_whitened(points)
         return mu_hat * self.std + self.mean, sigma_hat * self.std
+
+    def from_noise(self, noise: Float[Tensor, "b d length"]) -> Float[Tensor, "b d length"]:
+        """Points of the learned prior, given standard normal ones; linear.
+
+        Before `learn_prior` it is N(0, 1), and this the identity.
+        """
+        return self.prior_mean + (noise.flatten(1) @ self.prior_factor.T).view_as(noise)
+
+    @torch.no_grad()
+    def learn_prior(
+        self, mean: Float[Tensor, "n d length"], std: Float[Tensor, "n d length"]
+    ) -> None:
+        """Make the prior the Gaussian with the moments of the aggregate posterior.
+
+        Over loops, of all points of a loop together; the covariance is Cov(mean) + diag(E std^2).
+
+        Args:
+            mean, std: posteriors of the training loops' points.
+
+        References:
+            Ghosh et al., From variational to deterministic autoencoders, 2020, section 4 (ex-post
+            density estimation); Hoffman & Johnson, ELBO surgery, 2016, for the aggregate posterior.
+        """
+        points = mean.flatten(1).double()
+        centred = points - points.mean(0)
+        covariance = centred.T @ centred / len(points)
+        covariance.diagonal().add_(std.flatten(1).double().square().mean(0))
+        self.prior_mean.copy_(points.mean(0).view_as(self.prior_mean))
+        self.prior_factor.copy_(torch.linalg.cholesky(covariance))
 
     def forward(
         self, mu: Tensor, sigma: Tensor, draw: torch.Generator

@@ -5,14 +5,29 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
 
 from techloop.datasets import LatentDataset
-from techloop.losses import active_units, gaussian_kl, gaussian_kl_between, gaussian_nll, rate
+from techloop.grid import Grid
+from techloop.losses import (
+    active_units,
+    gaussian_cross_entropy,
+    gaussian_kl,
+    gaussian_kl_between,
+    gaussian_nll,
+    rate,
+    spectral_distance,
+)
+from techloop.models.audio_vae import AudioVAE
 from techloop.models.blocks import sample
 from techloop.models.latent_vae import LatentVAE
+from techloop.models.model import model_fingerprint, pick_device
 from techloop.params import LatentVAECell, TrainLatentVAE
 from techloop.training.loop import Log, train_into, warm_up
+
+HEARD = 16  # held-out loops whose decoded sound is compared
+BATCH = 256
 
 
 def train_latent_vae(
@@ -30,8 +45,11 @@ def train_latent_vae(
     The loss is the negative evidence lower bound in nats a latent frame: distortion as the
     objective defines it, plus the rate of the points.
 
+    The prior is learned last, from the posteriors of all training loops.
+
     Returns:
-        Metrics on the validation split.
+        Metrics on the validation split: those of `latent_vae_metrics`, and both terms of the
+        spectral distance to what VAE 1 decodes from its own latents.
 
     Raises:
         ValueError: latents that are damaged or of another grid, or a length that does not divide.
@@ -52,7 +70,7 @@ def train_latent_vae(
     def step(
         vae: nn.Module, rows: list[int], draw: torch.Generator, seen: int
     ) -> dict[str, Tensor]:
-        m, s = mu[rows].to(draw.device), sigma[rows].to(draw.device)
+        m, s = rotated(mu[rows].to(draw.device), sigma[rows].to(draw.device), grid, draw)
         target = sample(m, s, draw) if cell.objective == "trajectory-sample" else m
         mu_hat, sigma_hat, mean, std = vae(target, s, draw)
         distortion = distortion_nats(model, cell.objective, target, s, mu_hat, sigma_hat)
@@ -64,9 +82,32 @@ def train_latent_vae(
             "rate_nats_per_loop": rate(kl) * cell.length,
         }
 
-    def validate(vae: nn.Module) -> dict[str, float]:
-        assert isinstance(vae, LatentVAE)
-        return latent_vae_metrics(vae, cell.objective, held_out.mu, held_out.sigma, seed)
+    inner = latents.folder / "audio_vae"
+    if (found := model_fingerprint(inner)) != latents.card["model"]:
+        raise ValueError(
+            f"{inner} is audio VAE {found}, but the latents in {latents.folder} were made by "
+            f"{latents.card['model']}: files of two runs are mixed. `dvc checkout` or `dvc repro` "
+            "makes the folder whole."
+        )
+    audio_vae = AudioVAE.load(inner, grid).to(pick_device())
+    heard = [v[:: -(-len(held_out) // HEARD)] for v in (held_out.mu, held_out.sigma)]
+    with torch.no_grad():
+        sound = audio_vae.decode(heard[0].to(pick_device()))
+
+    def validate(_: nn.Module) -> dict[str, float]:
+        z = model.decode(model.encode(*(v.to(pick_device()) for v in heard))[0])[0]
+        log_term, linear_term = spectral_distance(sound, audio_vae.decode(z))
+        return {
+            **latent_vae_metrics(model, cell.objective, held_out.mu, held_out.sigma, seed),
+            "decoded_log_distance": float(log_term),
+            "decoded_linear_distance": float(linear_term),
+        }
+
+    def finish() -> None:
+        parts = zip(mu.split(BATCH), sigma.split(BATCH), strict=True)
+        points = [model.encode(m.to(pick_device()), s.to(pick_device())) for m, s in parts]
+        mean, std = (torch.cat(v) for v in zip(*points, strict=True))
+        model.learn_prior(mean, std)
 
     notes = {
         "data": latents.card["fingerprint"],
@@ -86,8 +127,24 @@ def train_latent_vae(
         identity=params.model_dump(exclude={"cells"}),
         log=log,
         checkpoints=checkpoints,
-        beside={"audio_vae": latents.folder / "audio_vae"},
+        beside={"audio_vae": inner},
+        finish=finish,
     )
+
+
+def rotated(
+    mu: Float[Tensor, "b c frames"], sigma: Float[Tensor, "b c frames"], grid: Grid, draw: Generator
+) -> tuple[Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]]:
+    """Each loop from one of its beats on, drawn at random.
+
+    A network of one point a beat or more treats all of them alike. One of fewer points does not,
+    and learns a few hundred loops by heart unless it sees them from every beat.
+    """
+    beat = torch.randint(grid.beats, (len(mu), 1), generator=draw, device=mu.device)
+    first = (beat * grid.frames / grid.beats).round().long()
+    at = (first + torch.arange(grid.frames, device=mu.device)) % grid.frames
+    at = at[:, None].expand_as(mu)
+    return mu.gather(2, at), sigma.gather(2, at)
 
 
 def distortion_nats(
@@ -115,7 +172,9 @@ def latent_vae_metrics(
 ) -> dict[str, float]:
     """On held-out posteriors: bound, distortion and rate, variance explained, active units.
 
-    `explained_variance` is of the whitened means, decoded from the points' posterior means.
+    `cross_entropy_nats_per_frame` is of VAE 1's posterior to the prediction, whatever the objective
+    was: with `posterior` it is the distortion plus VAE 1's entropy, with `trajectory-sample` its
+    expectation. `explained_variance` is of the whitened means, decoded from the points' means.
     """
     device = next(vae.parameters()).device
     mu, sigma = mu.to(device), sigma.to(device)
@@ -135,9 +194,11 @@ def latent_vae_metrics(
             "train_latent_vae.free_nats or warmup_loops if generated loops resemble one another.",
             stacklevel=2,
         )
+    cross_entropy = gaussian_cross_entropy(*vae.whiten(mu, sigma), *vae.decode_whitened(points))
     return {
         "bound_nats_per_frame": distortion + nats / vae.grid.frames,
         "distortion_nats_per_frame": distortion,
+        "cross_entropy_nats_per_frame": float(cross_entropy.sum(1).mean()),
         "rate_nats_per_loop": nats,
         "bits_per_second": nats / math.log(2) / vae.grid.duration_s,
         "explained_variance": 1 - float(error.square().mean() / white.var()),

@@ -60,6 +60,7 @@ def train_into(
     checkpoints: Path,
     beside: Mapping[str, Path] | None = None,
     trained: nn.Module | None = None,
+    finish: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """`fit` a model, then write its folder whole: weights, configuration, history and metrics.
 
@@ -69,6 +70,7 @@ def train_into(
         identity: what else determines the result.
         beside: folders copied into it, by name.
         trained: what `fit` trains, where the model is only a part of it.
+        finish: finds, without gradients, what is found once the weights are.
 
     Returns:
         The numbers of the last validation, and the network's size.
@@ -87,6 +89,9 @@ def train_into(
         log=log,
         checkpoints=checkpoints,
     )
+    if finish:
+        with torch.no_grad():
+            finish()
     last = next(row for row in reversed(history) if row["split"] == "validation")
     metrics = {name: float(value) for name, value in last.items() if name != "split"}
     metrics["parameters"] = float(parameter_count(model))

@@ -1,0 +1,86 @@
+"""Latents as a product: how fast they are made, and how fast they are read.
+
+    python benchmarks/latents.py data/audio_vae/kl data/loops
+
+Extracts into a temporary folder, then makes a data set of a gigabyte of it and reads that, in order
+and at random, from a warm cache.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
+
+from techloop.artifacts import read_json, write_json
+from techloop.datasets import LATENTS_FORMAT, LatentDataset, LoopDataset
+from techloop.latents import extract_latents
+from techloop.params import ExtractLatents
+
+SHARDS, LOOPS = 4, 4_000  # of 61 kB each at 32 dimensions, twice
+
+
+def enlarged(folder: Path, to: Path) -> LatentDataset:
+    """A data set of many random loops, with the card of another."""
+    card, to = read_json(folder / "card.json"), Path(to)
+    to.mkdir()
+    known = LatentDataset(folder)
+    header = {"format": str(LATENTS_FORMAT), "model": card["model"]}
+    header |= {"grid": json.dumps(asdict(known.grid)), "dtype": "float32"}
+    card["shards"] = [
+        {"file": f"latents-{i:05d}.safetensors", "loops": LOOPS} for i in range(SHARDS)
+    ]
+    for shard in card["shards"]:
+        values = torch.randn(2, LOOPS, *known.mu.shape[1:])
+        save_file({"mu": values[0], "sigma": values[1].abs()}, to / shard["file"], header)
+    places = [(i, j) for i in range(SHARDS) for j in range(LOOPS)]
+    pd.DataFrame(places, columns=["shard", "row"]).assign(split="train").to_parquet(
+        to / "index.parquet"
+    )
+    write_json(to / "card.json", card)
+    return LatentDataset(to)
+
+
+def main() -> None:
+    """Print what was measured."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("audio_vae", help="a trained VAE 1")
+    parser.add_argument("loops", help="a prepared data set")
+    told = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        folder, loops = Path(place) / "latents", LoopDataset(told.loops)
+        start = time.perf_counter()
+        params = ExtractLatents(batch_size=16, shard_mb=256)
+        extract_latents(told.audio_vae, told.loops, folder, params, Path(place) / "checkpoints")
+        took = time.perf_counter() - start
+        print(f"extraction: {len(loops) * loops.grid.duration_s / took:.0f} times real time")
+        latents = enlarged(folder, Path(place) / "large")
+        size = sum(v.nbytes for v in latents[0])
+
+        def read(name: str, loader: object) -> None:
+            start, count = time.perf_counter(), 0
+            for mu, _ in loader:  # type: ignore[attr-defined]
+                count += len(mu)
+            took = time.perf_counter() - start
+            print(f"{name}: {count * size / took / 1e9:.1f} GB/s")
+
+        read("first reading, in batches of 64", DataLoader(latents, batch_size=64))
+        read("in order", DataLoader(latents, batch_size=64))
+        read("at random", DataLoader(latents, batch_size=64, shuffle=True))
+        rows = torch.randint(len(latents), (5_000,)).tolist()
+        start = time.perf_counter()
+        for row in rows:
+            latents[row]
+        print(f"an item at random: {1e6 * (time.perf_counter() - start) / len(rows):.0f} us")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""One run of the study: a VAE 2 of a regulariser, objective, length and seed, and its measures."""
+
+from stages import run_stage
+from techloop.params import LatentVAECell, load_params
+from techloop.tracking import track
+
+
+def main(regulariser: str, objective: str, length: str, seed: str) -> None:
+    """Write reports/study/runs/<regulariser>-<objective>-<length>-<seed>.json."""
+    from techloop.analysis.study import run_of_study
+    from techloop.artifacts import write_json
+
+    params = load_params()
+    name = f"{regulariser}-{objective}-{length}-{seed}"
+    cell = LatentVAECell.model_validate(
+        {"regulariser": regulariser, "objective": objective, "length": length}
+    )
+    inputs = [f"data/latents/{regulariser}", "data/loops"]
+    with track(f"study@{name}", params.told("study"), inputs) as run:
+        found = run_of_study(
+            *inputs,
+            params=params.studied(),
+            cell=cell,
+            smoothness=params.evaluate_smoothness,
+            generation=params.evaluate_generation,
+            seed=int(seed),
+            log=run.log,
+        )
+        write_json(f"reports/study/runs/{name}.json", found)
+        run.log({key: value for key, value in found.items() if isinstance(value, float)})
+
+
+if __name__ == "__main__":
+    run_stage(main)

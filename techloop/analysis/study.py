@@ -1,0 +1,182 @@
+"""The study of the second level: what compression costs, what it buys, which objective wins.
+
+A run is one VAE 2: a regulariser of VAE 1, an objective, a length, a seed. All runs share sizes,
+budget, data and measures.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from techloop.analysis.generation import evaluate_generation
+from techloop.analysis.smoothness import FOLLOWED, evaluate_smoothness
+from techloop.artifacts import read_json, whole_folder
+from techloop.datasets import LatentDataset, LoopDataset
+from techloop.figures import compression
+from techloop.instrument import Instrument
+from techloop.losses import spectral_distance
+from techloop.params import EvaluateGeneration, EvaluateSmoothness, LatentVAECell, TrainLatentVAE
+from techloop.training.latent_vae import latent_vae_metrics, train_latent_vae
+from techloop.training.loop import Log
+
+BATCH = 16
+KEYS = ("regulariser", "objective", "length", "seed")
+SMOOTH = [f"{way}path_length_ratio_{d}" for way in ("", "vae1_", "crossfade_") for d in FOLLOWED]
+GENERATED = ("coverage", "diversity_ratio", "frechet_log_mel", "on_grid_share")
+
+
+def run_of_study(
+    latents_folder: str | Path,
+    loops_folder: str | Path,
+    *,
+    params: TrainLatentVAE,
+    cell: LatentVAECell,
+    smoothness: EvaluateSmoothness,
+    generation: EvaluateGeneration,
+    seed: int,
+    log: Log,
+    checkpoints: Path = Path("checkpoints"),
+) -> dict[str, Any]:
+    """Train one VAE 2 and measure it on the test split.
+
+    Returns:
+        The run's `KEYS`, then
+
+        * `rate_nats_per_loop`, `cross_entropy_nats_per_frame`, `explained_variance`,
+          `active_units`, see `latent_vae_metrics`;
+        * `decoded_log_distance`, `decoded_linear_distance`: `spectral_distance` of loops decoded
+          from the points to those decoded from VAE 1's own latents;
+        * `path_length_ratio_<descriptor>` along interpolations, and that of the baselines, see
+          `evaluate_smoothness`;
+        * `coverage`, `diversity_ratio`, `frechet_log_mel`, `on_grid_share` of loops from the
+          learned prior, from independent points (`standard_`), and of real ones (`real_`), see
+          `evaluate_generation`.
+
+    Raises:
+        ValueError: folders that are damaged or do not fit each other.
+    """
+    test, loops = LatentDataset(latents_folder, "test"), LoopDataset(loops_folder, "test")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "latent_vae"
+        train_latent_vae(
+            latents_folder,
+            folder,
+            params=params,
+            cell=cell,
+            seed=seed,
+            log=log,
+            checkpoints=checkpoints,
+        )
+        instrument = Instrument.load(folder)
+        with torch.inference_mode():
+            found = latent_vae_metrics(
+                instrument.latent_vae, cell.objective, test.mu, test.sigma, seed
+            )
+        kept = ("rate_nats_per_loop", "cross_entropy_nats_per_frame", "explained_variance")
+        metrics = {name: found[name] for name in (*kept, "active_units")}
+        metrics |= decoded_distance(instrument, test, generation.loops)
+        found = evaluate_smoothness(
+            instrument,
+            loops,
+            Path(place) / "smoothness",
+            paths=smoothness.paths,
+            points=smoothness.points,
+            seed=seed,
+        )
+        metrics |= {name: found[name] for name in SMOOTH}
+        found = evaluate_generation(
+            instrument,
+            LoopDataset(loops_folder, "train"),
+            loops,
+            Path(place) / "generation",
+            loops_used=generation.loops,
+            examples=1,
+            seed=seed,
+        )
+        metrics |= {f"{p}{n}": found[p + n] for p in ("", "standard_", "real_") for n in GENERATED}
+    return {**cell.model_dump(), "seed": seed, **metrics}
+
+
+@torch.inference_mode()
+def decoded_distance(instrument: Instrument, latents: LatentDataset, most: int) -> dict[str, float]:
+    """What VAE 2 takes from the sound that VAE 1 makes of its own latents: spectral distance.
+
+    Args:
+        instrument: both VAEs.
+        latents: of VAE 1.
+        most: loops used, the first ones.
+    """
+    terms, n = torch.zeros(2), min(most, len(latents))
+    audio, latent, device = instrument.audio_vae, instrument.latent_vae, instrument.device
+    for at in range(0, n, BATCH):
+        rows = slice(at, min(at + BATCH, n))
+        mu, sigma = latents.mu[rows].to(device), latents.sigma[rows].to(device)
+        z, _ = latent.decode(latent.encode(mu, sigma)[0])
+        distance = spectral_distance(audio.decode(mu), audio.decode(z))
+        terms += torch.stack(distance).cpu() * len(mu) / n
+    return dict(
+        zip(("decoded_log_distance", "decoded_linear_distance"), terms.tolist(), strict=True)
+    )
+
+
+def report_study(runs: Sequence[Path], folder: str | Path) -> pd.DataFrame:
+    """Collect runs (JSON of `run_of_study`) into a table and a figure.
+
+    Args:
+        runs: the files.
+        folder: is replaced; gets study.csv (a row a cell: means over seeds, and `_low`, `_high`),
+            runs.csv (a row a run) and study.png.
+
+    Returns:
+        The table, a row a cell.
+
+    Raises:
+        ValueError: there are no runs, or one is damaged.
+    """
+    if not runs:
+        raise ValueError("there are no runs of the study yet; `make study` makes them")
+    every = pd.DataFrame([read_json(path) for path in sorted(runs)])
+    every["decoded_distance"] = every["decoded_log_distance"] + every["decoded_linear_distance"]
+    cells = every.groupby(list(KEYS[:3]))[[c for c in every if c not in KEYS]]
+    low, high = cells.min().add_suffix("_low"), cells.max().add_suffix("_high")
+    table = pd.concat([cells.mean(), low, high], axis=1).reset_index()
+    with whole_folder(folder) as new:
+        every.to_csv(new / "runs.csv", index=False)
+        table.to_csv(new / "study.csv", index=False)
+        compression(
+            new / "study.png",
+            {
+                f"{regulariser}, {objective}": _curve(rows)
+                for (regulariser, objective), rows in table.groupby(list(KEYS[:2]))
+            },
+            {
+                "smoothness": {
+                    "line in VAE 1": _smooth(every, "vae1_"),
+                    "cross-fade": _smooth(every, "crossfade_"),
+                },
+                "coverage": {"real loops": float(every["real_coverage"].mean())},
+            },
+        )
+    return table
+
+
+def _curve(rows: pd.DataFrame) -> dict[str, Any]:
+    """One line of the figure: lengths, and each quantity as mean, low and high."""
+    rows = rows.sort_values("length")
+    found: dict[str, Any] = {"length": rows["length"].to_numpy()}
+    for name in ("rate_nats_per_loop", "decoded_distance", "coverage", "standard_coverage"):
+        found[name] = rows[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+    ratio = [f"path_length_ratio_{d}" for d in FOLLOWED]
+    found["smoothness"] = np.mean(
+        [rows[[n, f"{n}_low", f"{n}_high"]].to_numpy() for n in ratio], axis=0
+    )
+    return found
+
+
+def _smooth(every: pd.DataFrame, way: str) -> float:
+    return float(np.nanmean([every[f"{way}path_length_ratio_{d}"].mean() for d in FOLLOWED]))
