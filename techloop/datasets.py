@@ -20,7 +20,7 @@ from techloop.grid import Grid
 
 SPLITS = ("train", "validation", "test")
 INT16_SCALE = 32_768.0
-LATENTS_FORMAT = 1
+LATENTS_FORMAT, HEADER = 1, "techloop"
 
 
 class _IndexedFolder(Dataset):
@@ -158,26 +158,21 @@ class LatentDataset(_IndexedFolder):
     @cached_property
     def _shards(self) -> list[tuple[Tensor, Tensor]]:
         """Means and deviations of each shard, mapped."""
-        shards = []
+        shards, expected = [], latents_header(self.card["model"], self.grid)
         for entry in self.card["shards"]:
             path = self.folder / entry["file"]
             try:
                 with safe_open(path, framework="pt") as shard:
-                    told = shard.metadata() or {}
+                    told = json.loads((shard.metadata() or {}).get(HEADER, "{}"))
                     mu, sigma = shard.get_tensor("mu"), shard.get_tensor("sigma")
-            except (OSError, SafetensorError) as error:
+            except (OSError, ValueError, SafetensorError) as error:
                 raise _damaged(path, str(error)) from None
             shape = (entry["loops"], len(self.card["mean"]), self.grid.frames)
             for values in (mu, sigma):
                 if values.shape != shape or values.dtype != torch.float32:
                     found = f"{values.dtype} {tuple(values.shape)}"
                     raise _damaged(path, f"{found} instead of float32 {shape}")
-            expected = {
-                "format": str(LATENTS_FORMAT),
-                "model": self.card["model"],
-                "grid": json.dumps(asdict(self.grid)),
-            }
-            for key, value in expected.items():
+            for key, value in json.loads(expected[HEADER]).items():
                 if told.get(key) != value:
                     raise ValueError(
                         f"{path} has {key} {told.get(key)} but {self.folder / 'card.json'} speaks "
@@ -223,6 +218,17 @@ class LatentDataset(_IndexedFolder):
     def sigma(self) -> Float[Tensor, "n c frames"]:
         """Posterior standard deviations of all loops, in memory."""
         return self._posteriors[1]
+
+
+def latents_header(model: str, grid: Grid) -> dict[str, str]:
+    """What a shard of latents says of itself: one entry, as several are written in any order.
+
+    Args:
+        model: fingerprint of the audio VAE.
+        grid: of the loops.
+    """
+    told = {"format": LATENTS_FORMAT, "model": model, "grid": asdict(grid), "dtype": "float32"}
+    return {HEADER: json.dumps(told)}
 
 
 def _damaged(path: Path, what: str) -> ValueError:

@@ -1,6 +1,5 @@
 """Latents of every loop, cached for whatever trains on them next."""
 
-import json
 import math
 import shutil
 import warnings
@@ -14,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from techloop.artifacts import code_fingerprint, fingerprint, whole_file, whole_folder, write_json
-from techloop.datasets import LATENTS_FORMAT, LoopDataset
+from techloop.datasets import LATENTS_FORMAT, LoopDataset, latents_header
 from techloop.losses import ACTIVE_VARIANCE, gaussian_kl, mmd
 from techloop.models.audio_vae import AudioVAE
 from techloop.models.blocks import sample
@@ -58,12 +57,7 @@ def extract_latents(
     per_shard = max(1, params.shard_mb * MEGABYTE // bytes_per_loop)
     sizes = f"{per_shard}-{params.batch_size}"
     done = checkpoints / f"latents-{model}-{made_of}-{code_fingerprint()}-{sizes}"
-    header = {
-        "format": str(LATENTS_FORMAT),
-        "model": model,
-        "grid": json.dumps(asdict(loops.grid)),
-        "dtype": "float32",
-    }
+    header = latents_header(model, loops.grid)
     index, shards, known = loops.index.copy(), [], LatentSummary()
     train = torch.from_numpy((index["split"] == "train").to_numpy(copy=True))
     bar = tqdm(total=len(loops), unit=" loops", mininterval=1)

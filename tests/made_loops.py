@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from techloop.artifacts import write_json
+from techloop.datasets import latents_header
 from tests.worlds import GRID
 
 
@@ -45,8 +46,11 @@ def write_latents(folder: Path, loops: Path, mu: np.ndarray) -> Path:
     folder.mkdir()
     tensor = torch.from_numpy(mu).contiguous()
     file, model = "latents-00000.safetensors", "1" * 16
-    header = {"model": model, "format": "1", "grid": json.dumps(asdict(GRID))}
-    save_file({"mu": tensor, "sigma": torch.full_like(tensor, 0.1)}, folder / file, header)
+    save_file(
+        {"mu": tensor, "sigma": torch.full_like(tensor, 0.1)},
+        folder / file,
+        latents_header(model, GRID),
+    )
     pd.read_parquet(loops / "index.parquet").to_parquet(folder / "index.parquet")
     card = {"format": 1, "grid": asdict(GRID), "splits": {}, "model": model}
     card |= {"shards": [{"file": file, "loops": len(mu)}]}

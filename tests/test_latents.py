@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -192,8 +193,9 @@ def rewritten(folder: Path, told: dict[str, str] | None = None, **values: torch.
     """The first shard with other tensors, or another header."""
     path = folder / "latents-00000.safetensors"
     with safe_open(path, framework="pt") as shard:
-        header = shard.metadata()
-    save_file(load_file(path) | values, path, header | (told or {}))
+        header = json.loads(shard.metadata()["techloop"])
+    header = {"techloop": json.dumps(header | (told or {}))}
+    save_file(load_file(path) | values, path, header)
 
 
 def test_nan_in_a_shard(latents_folder: Path, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = small_params().model_dump()
     params["prepare_loops"]["synth"]["loops"] = 240
     params["train_audio_vae"]["cells"].pop("wae")
+    params["study"]["regulariser"] = ["kl"]
     cells = params["train_latent_vae"]["cells"]
     params["train_latent_vae"]["cells"] = {"kl-posterior-4": cells["kl-posterior-4"]}
     YAML().dump(params, folder / "params.yaml")

@@ -276,7 +276,7 @@ def test_the_contest_teaches_both() -> None:
             before = [p.clone() for p in parameters]
             size = sum(p.grad.square().sum() for p in parameters).sqrt()
             for p in parameters:
-                p -= 0.1 * p.grad / size
+                p -= 0.01 * p.grad / size
             *_, after = contest(spectrum, torch.Generator().manual_seed(0))
             assert (after - loss).item() * sign > 0
             for p, old in zip(parameters, before, strict=True):

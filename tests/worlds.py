@@ -25,6 +25,7 @@ def small_params() -> Params:
             "validate_every_loops": 32,
             "checkpoint_every_loops": 32,
         }
+    raw["study"]["loops"] = 96
     return Params.model_validate(raw)
 
 
