@@ -7,10 +7,8 @@ and at random, from a warm cache.
 """
 
 import argparse
-import json
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +17,7 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from techloop.artifacts import read_json, write_json
-from techloop.datasets import LATENTS_FORMAT, LatentDataset, LoopDataset
+from techloop.datasets import LatentDataset, LoopDataset, latents_header
 from techloop.latents import extract_latents
 from techloop.params import ExtractLatents
 
@@ -31,8 +29,7 @@ def enlarged(folder: Path, to: Path) -> LatentDataset:
     card, to = read_json(folder / "card.json"), Path(to)
     to.mkdir()
     known = LatentDataset(folder)
-    header = {"format": str(LATENTS_FORMAT), "model": card["model"]}
-    header |= {"grid": json.dumps(asdict(known.grid)), "dtype": "float32"}
+    header = latents_header(card["model"], known.grid)
     card["shards"] = [
         {"file": f"latents-{i:05d}.safetensors", "loops": LOOPS} for i in range(SHARDS)
     ]

@@ -370,7 +370,7 @@ def compression(
     )
     colours = dict(zip(objective, (BLUE, ORANGE, GREEN), strict=False))
     lines = dict(zip(regulariser, ("-", "--"), strict=False))
-    with _figure(path, 10.2, 3.6) as figure:
+    with _figure(path, 10.2, 3.9) as figure:
         left, middle, right = figure.subplots(1, 3)
         for name, of in measured.items():
             which, what = name.split(", ")
@@ -412,9 +412,9 @@ def compression(
                 )
         lengths = sorted({int(n) for of in measured.values() for n in of["length"]})
         left.set(xscale="log", xlabel="rate (nats a loop)")
-        left.set(ylabel="spectral distance to VAE 1's sound, log + linear")
+        left.set(ylabel="spectral distance to VAE 1's sound")
         middle.set(ylabel="path length / straight distance")
-        right.set(ylabel="coverage (dotted: points apart, from N(0, 1))", ylim=(0, 1.05))
+        right.set(ylabel="coverage (dotted: independent points)", ylim=(0, 1.05))
         for ax in (middle, right):
             ax.set(xscale="log", xlabel="points a loop")
             ax.set_xticks(lengths, [str(n) for n in lengths])

@@ -55,8 +55,9 @@ def made_run(folder: Path, objective: str, length: int, seed: int) -> Path:
     """A run with numbers that follow from its name."""
     draw = np.random.default_rng(seed)
     names = {"rate_nats_per_loop", "decoded_log_distance", "decoded_linear_distance", *SMOOTH}
-    names |= {"coverage", "standard_coverage", "real_coverage"}
     values = {name: length + float(draw.uniform()) for name in sorted(names)}
+    shares = ("coverage", "standard_coverage", "real_coverage")
+    values |= {name: float(draw.uniform()) for name in shares}
     path = folder / f"kl-{objective}-{length}-{seed}.json"
     cell = {"regulariser": "kl", "objective": objective, "length": length, "seed": seed}
     write_json(path, {**cell, **values})
