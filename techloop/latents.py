@@ -164,7 +164,8 @@ class LatentSummary:
                 "collapsing. Lower the regulariser's weight, or raise warmup_loops or free_nats.",
                 stacklevel=2,
             )
-        prior = torch.randn(self._drawn.shape, generator=torch.Generator().manual_seed(0))
+        draw = torch.Generator().manual_seed(1)  # not the posteriors' own noise once more
+        prior = torch.randn(self._drawn.shape, generator=draw)
         nats = float(kl.sum())
         return {
             "kl_nats_per_frame": nats,

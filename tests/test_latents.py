@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from techloop.artifacts import read_json, write_json
 from techloop.datasets import LatentDataset, LoopDataset
-from techloop.latents import LatentSummary, extract_latents
+from techloop.latents import LatentSummary, extract_latents, latent_metrics
 from techloop.models.audio_vae import AudioVAE
 from techloop.params import ExtractLatents
 from tests.made_loops import contents
@@ -196,6 +196,18 @@ def rewritten(folder: Path, told: dict[str, str] | None = None, **values: torch.
         header = json.loads(shard.metadata()["techloop"])
     header = {"techloop": json.dumps(header | (told or {}))}
     save_file(load_file(path) | values, path, header)
+
+
+def test_the_prior_is_not_drawn_with_the_noise_of_the_posteriors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[torch.Tensor] = []
+    monkeypatch.setattr("techloop.latents.mmd", lambda *v: compared.extend(v) or torch.zeros(()))
+    with pytest.warns(UserWarning, match="only 0 of 32"):
+        latent_metrics(torch.zeros(64, 32, 240), torch.ones(64, 32, 240), 125.0)
+    z, prior = compared
+    assert len(z) == len(prior) == 2048
+    assert not torch.isin(z, prior).any()
 
 
 def test_nan_in_a_shard(latents_folder: Path, tmp_path: Path) -> None:
