@@ -16,7 +16,12 @@ def main(regulariser: str, objective: str, length: str, seed: str) -> None:
         {"regulariser": regulariser, "objective": objective, "length": length}
     )
     inputs = [f"data/latents/{regulariser}", "data/loops"]
-    with track(f"study@{name}", params.told("study"), inputs) as run:
+    told = {
+        **cell.model_dump(),
+        "seed": int(seed),
+        **params.studied().model_dump(exclude={"cells"}),
+    }
+    with track(f"study@{name}", told, inputs) as run:
         found = run_of_study(
             *inputs,
             params=params.studied(),

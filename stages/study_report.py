@@ -1,8 +1,10 @@
-"""The table and the figure of the study, of all runs that are there."""
+"""The table and the figure of the study, of the runs that params.yaml names."""
 
+from itertools import product
 from pathlib import Path
 
 from stages import run_stage
+from techloop.params import load_params
 from techloop.tracking import track
 
 
@@ -10,9 +12,11 @@ def main() -> None:
     """Write reports/study/summary."""
     from techloop.analysis.study import report_study
 
-    runs = Path("reports/study/runs")
-    with track("study_report", {}, [runs]) as run:
-        table = report_study(list(runs.glob("*.json")), "reports/study/summary")
+    study, folder = load_params().study, Path("reports/study/runs")
+    cells = product(study.regulariser, study.objective, study.length, study.seed)
+    runs = [folder / ("-".join(map(str, cell)) + ".json") for cell in cells]
+    with track("study_report", study, [folder]) as run:
+        table = report_study(runs, "reports/study/summary")
         run.artifacts("reports/study/summary")
     print(table.round(3).to_string(index=False))
 

@@ -20,7 +20,7 @@ from techloop.grid import Grid
 
 SPLITS = ("train", "validation", "test")
 INT16_SCALE = 32_768.0
-LATENTS_FORMAT, HEADER = 1, "techloop"
+LATENTS_FORMAT, HEADER = 2, "techloop"
 
 
 class _IndexedFolder(Dataset):
@@ -144,11 +144,17 @@ class LatentDataset(_IndexedFolder):
         whitened: bool = False,
     ) -> None:
         super().__init__(folder, split)
+        if self.card.get("format") != LATENTS_FORMAT or "mean" not in self.card:
+            raise ValueError(
+                f"{folder} holds no latents of format {LATENTS_FORMAT}: it is another stage's "
+                "folder, or was written by another version of techloop, which "
+                "`dvc repro extract_latents` makes anew."
+            )
         every = len(self.card["mean"])
-        wrong = [d for d in dims or () if not 0 <= d < every]
-        if wrong or (dims is not None and not dims):
-            raise ValueError(f"dims: {wrong or dims} is not among the dimensions 0 to {every - 1}")
         self._dims = list(range(every) if dims is None else dims)
+        wrong = [d for d in self._dims if not 0 <= d < every]
+        if wrong or not self._dims:
+            raise ValueError(f"dims: {wrong} is not among the dimensions 0 to {every - 1}")
         self.mean, self.std = (torch.tensor(self.card[k])[self._dims] for k in ("mean", "std"))
         shift, scale = (self.mean, self.std) if whitened else (self.mean * 0, self.std * 0 + 1)
         self._shift, self._scale = shift[:, None], scale[:, None]
@@ -184,7 +190,7 @@ class LatentDataset(_IndexedFolder):
 
     def _checked(self, mu: Tensor, sigma: Tensor, shard: int) -> tuple[Tensor, Tensor]:
         """As wanted, if finite."""
-        # One pass each: any NaN or infinity makes the sum so, and no sum of finite ones is.
+        # One pass each: any NaN or infinity makes the sum so.
         if not math.isfinite(mu.sum() + sigma.sum()):
             path = self.folder / self.card["shards"][shard]["file"]
             raise _damaged(path, "NaN or infinity among its values")
@@ -197,7 +203,7 @@ class LatentDataset(_IndexedFolder):
     def __getitem__(self, i: int) -> tuple[Float[Tensor, "c frames"], Float[Tensor, "c frames"]]:
         shard, row = self._places[i]
         mu, sigma = self._shards[shard]
-        return self._checked(mu[row], sigma[row], shard)
+        return self._checked(mu[row].clone(), sigma[row].clone(), shard)
 
     @cached_property
     def _posteriors(self) -> tuple[Tensor, Tensor]:

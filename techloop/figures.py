@@ -1,5 +1,6 @@
 """Figures: the only place that draws. Arrays in, a PNG out, the same bytes for the same arrays."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -369,7 +370,7 @@ def compression(
         list(dict.fromkeys(name.split(", ")[i] for name in measured)) for i in (0, 1)
     )
     colours = dict(zip(objective, (BLUE, ORANGE, GREEN), strict=False))
-    lines = dict(zip(regulariser, ("-", "--"), strict=False))
+    lines = dict(zip(regulariser, itertools.cycle(("-", "--", "-.")), strict=False))
     with _figure(path, 10.2, 3.9) as figure:
         left, middle, right = figure.subplots(1, 3)
         for name, of in measured.items():

@@ -35,7 +35,7 @@ def extract_latents(
 
     Shards of `mu` and `sigma`, `(n, latent_dim, frames)` float32, hold the loops in the order of
     the index. The card has mean and deviation of each dimension over the training split. Memory is
-    that of one shard, however many there are.
+    that of a few shards, however many there are.
 
     Args:
         audio_vae_folder: of a trained `AudioVAE`.
@@ -55,7 +55,7 @@ def extract_latents(
     model, made_of = model_fingerprint(audio_vae_folder), loops.card["fingerprint"]
     bytes_per_loop = 2 * vae.latent_dim * loops.grid.frames * 4
     per_shard = max(1, params.shard_mb * MEGABYTE // bytes_per_loop)
-    sizes = f"{per_shard}-{params.batch_size}"
+    sizes = f"{per_shard}-{params.batch_size}-{device.type}"
     done = checkpoints / f"latents-{model}-{made_of}-{code_fingerprint()}-{sizes}"
     header = latents_header(model, loops.grid)
     index, shards, known = loops.index.copy(), [], LatentSummary()
@@ -77,7 +77,7 @@ def extract_latents(
     bar.close()
     with whole_folder(folder) as new:
         for shard in shards:
-            shutil.move(done / str(shard["file"]), new)
+            _linked(done / str(shard["file"]), new / str(shard["file"]))
         index.to_parquet(new / "index.parquet")
         shutil.copytree(audio_vae_folder, new / "audio_vae")
         card = {
@@ -96,6 +96,14 @@ def extract_latents(
         write_json(new / "card.json", card)
     shutil.rmtree(done, ignore_errors=True)
     return card["metrics"]
+
+
+def _linked(file: Path, to: Path) -> None:
+    """A file at a second place, without a copy where the file system can."""
+    try:
+        to.hardlink_to(file)
+    except (OSError, NotImplementedError):
+        shutil.copyfile(file, to)
 
 
 @torch.inference_mode()

@@ -203,10 +203,10 @@ class EvaluateGeneration(Section):
 class StudyParams(Section):
     """Section `study`: all combinations of these."""
 
-    regulariser: list[str]
-    objective: list[Objective]
-    length: list[Count]
-    seed: list[Annotated[int, Field(ge=0)]]
+    regulariser: Annotated[list[str], Field(min_length=1)]
+    objective: Annotated[list[Objective], Field(min_length=1)]
+    length: Annotated[list[Count], Field(min_length=1)]
+    seed: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     loops: Count
 
 
@@ -270,22 +270,17 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         raise ValueError(f"{path}: {'; '.join(map(_complaint, error.errors()))}.") from None
     grid, audio = params.beat_grid(), params.train_audio_vae
     # What would only be noticed once the stages before have run for long:
-    wanted = [
-        (f"train_latent_vae.cells.{name}", cell.regulariser, cell.length)
-        for name, cell in params.train_latent_vae.cells.items()
-    ]
-    study = params.study
-    wanted += [("study", r, length) for r in study.regulariser for length in study.length]
-    for where, regulariser, length in wanted:
-        if regulariser not in audio.cells:
+    for name, cell in params.train_latent_vae.cells.items():
+        where = f"{path}: `train_latent_vae.cells.{name}"
+        if cell.regulariser not in audio.cells:
             raise ValueError(
-                f"{path}: `{where}.regulariser` is {regulariser!r}, none of "
-                f"{', '.join(audio.cells)}, the cells of train_audio_vae"
+                f"{where}.regulariser` is {cell.regulariser!r}, none of {', '.join(audio.cells)}, "
+                "the cells of train_audio_vae"
             )
         try:
-            grid.check_length(length)
+            grid.check_length(cell.length)
         except ValueError as error:
-            raise ValueError(f"{path}: `{where}`: {error}") from None
+            raise ValueError(f"{where}`: {error}") from None
     return params
 
 

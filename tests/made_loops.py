@@ -52,7 +52,7 @@ def write_latents(folder: Path, loops: Path, mu: np.ndarray) -> Path:
         latents_header(model, GRID),
     )
     pd.read_parquet(loops / "index.parquet").to_parquet(folder / "index.parquet")
-    card = {"format": 1, "grid": asdict(GRID), "splits": {}, "model": model}
+    card = {"format": 2, "grid": asdict(GRID), "splits": {}, "model": model}
     card |= {"shards": [{"file": file, "loops": len(mu)}]}
     card |= {"mean": mu.mean((0, 2)).tolist(), "std": mu.std((0, 2)).tolist()}
     write_json(folder / "card.json", card)

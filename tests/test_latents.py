@@ -109,16 +109,23 @@ def test_several_shards_and_an_interruption(
             raise OSError("the disk is full")
         return read(self, rows)
 
-    encoded = []
+    def full(*_: object) -> None:
+        raise OSError("the disk is full at the end")
+
+    encoded: list[int] = []
     with monkeypatch.context() as patch:
         patch.setattr(LoopDataset, "audio", fails)
         with pytest.raises(OSError, match="the disk is full"):
             extract(audio_vae_folder, loops_folder, tmp_path / "b")
         assert not (tmp_path / "b").exists()
         patch.setattr(LoopDataset, "audio", lambda s, rows: encoded.extend(rows) or read(s, rows))
-        again = extract(audio_vae_folder, loops_folder, tmp_path / "b")
+        patch.setattr("techloop.latents.write_json", full)
+        with pytest.raises(OSError, match="full at the end"):
+            extract(audio_vae_folder, loops_folder, tmp_path / "b")
     assert 0 < min(encoded) < max(encoded) == 59  # the first shards were kept
-    assert again == undisturbed
+    with monkeypatch.context() as patch:
+        patch.setattr(LoopDataset, "audio", None)  # and now all of them
+        assert extract(audio_vae_folder, loops_folder, tmp_path / "b") == undisturbed
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert not list((tmp_path / "checkpoints").iterdir())
 
@@ -207,7 +214,19 @@ def test_the_prior_is_not_drawn_with_the_noise_of_the_posteriors(
         latent_metrics(torch.zeros(64, 32, 240), torch.ones(64, 32, 240), 125.0)
     z, prior = compared
     assert len(z) == len(prior) == 2048
-    assert not torch.isin(z, prior).any()
+    assert torch.isin(z, prior).float().mean() < 0.05  # a few floats are equal by chance
+
+
+def test_what_is_done_to_an_item_is_not_done_to_the_data_set(latents_folder: Path) -> None:
+    latents = LatentDataset(latents_folder)
+    mu, before = latents[0][0], latents[0][0].clone()
+    mu.zero_()
+    assert torch.equal(latents[0][0], before)
+
+
+def test_a_folder_of_another_kind_or_version(loops_folder: Path) -> None:
+    with pytest.raises(ValueError, match="holds no latents of format 2: it is another stage"):
+        LatentDataset(loops_folder)
 
 
 def test_nan_in_a_shard(latents_folder: Path, tmp_path: Path) -> None:

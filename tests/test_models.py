@@ -213,6 +213,12 @@ def test_a_length_that_does_not_divide() -> None:
 
 
 @torch.no_grad()
+def test_points_of_more_numbers_than_a_prior_can_have() -> None:
+    with pytest.raises(ValueError, match="240 points of 64 numbers are 15360"):
+        LatentVAE(GRID, audio_latent_dim=4, length=240, latent_dim=64, channels=16, blocks=1)
+
+
+@torch.no_grad()
 def test_the_latent_vae_works_in_the_units_of_the_audio_vae() -> None:
     vae, mu, sigma = latent_vae(4), torch.randn(2, 4, 240), torch.ones(2, 4, 240)
     plain, plain_hat = vae.encode(mu, sigma)[0], vae.decode(torch.zeros(1, 6, 4))

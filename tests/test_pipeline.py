@@ -20,6 +20,7 @@ COPIED = (
     "techloop",
     "data/raw",
     "dvc.yaml",
+    "study",
     "pyproject.toml",
     ".dvc/config",
     ".gitignore",
@@ -54,7 +55,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = small_params().model_dump()
     params["prepare_loops"]["synth"]["loops"] = 240
     params["train_audio_vae"]["cells"].pop("wae")
-    params["study"]["regulariser"] = ["kl"]
+    params["study"] |= {"regulariser": ["kl"], "objective": ["posterior"], "length": [1]}
     cells = params["train_latent_vae"]["cells"]
     params["train_latent_vae"]["cells"] = {"kl-posterior-4": cells["kl-posterior-4"]}
     YAML().dump(params, folder / "params.yaml")
@@ -83,6 +84,19 @@ def test_one_command_makes_everything_and_a_second_nothing(repository: Path) -> 
     some = next((repository / "reports" / "reconstruction").rglob("*.wav"))
     run(repository, "techloop", "reconstruct", str(some), "--out", str(out))
     assert list(out.glob("reconstruct-*.wav"))
+
+
+def test_the_study_is_made_when_asked_for_and_reported(repository: Path) -> None:
+    said = run(repository, "dvc", "repro", "study/dvc.yaml")
+    assert said.count("> python -m stages.study ") == 3
+    assert "> python -m stages.train_audio_vae" not in said
+    table = pd.read_csv(repository / "reports" / "study" / "summary" / "study.csv")
+    assert table[["regulariser", "objective", "length"]].to_numpy().tolist() == [
+        ["kl", "posterior", 1]
+    ]
+    assert table["coverage_low"][0] <= table["coverage"][0] <= table["coverage_high"][0]
+    again = run(repository, "dvc", "repro", "study/dvc.yaml")
+    assert "Running stage" not in again
 
 
 @pytest.mark.parametrize(

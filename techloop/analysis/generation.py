@@ -49,7 +49,7 @@ def evaluate_generation(
 ) -> dict[str, float]:
     """Figures, sounds and numbers of loops from the prior, in `folder`.
 
-    Three samples of equal size are compared: training loops (the reference), generated loops, and
+    Samples of equal size are compared: training loops (the reference), generated loops, and
     test loops, which give the `real_...` numbers.
 
     Args:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -129,8 +128,10 @@ def report_study(runs: Sequence[Path], folder: str | Path) -> pd.DataFrame:
 
     Args:
         runs: the files.
-        folder: is replaced; gets study.csv (a row a cell: means over seeds, and `_low`, `_high`),
-            runs.csv (a row a run) and study.png.
+        folder: is replaced; gets study.csv (a row a cell: means over seeds, and the lowest and
+            highest as `_low`, `_high`), runs.csv (a row a run) and study.png. `smoothness` is the
+            mean path length ratio of the descriptors followed; its baselines in the figure are
+            means over all runs, as they join the same ends.
 
     Returns:
         The table, a row a cell.
@@ -142,6 +143,8 @@ def report_study(runs: Sequence[Path], folder: str | Path) -> pd.DataFrame:
         raise ValueError("there are no runs of the study yet; `make study` makes them")
     every = pd.DataFrame([read_json(path) for path in sorted(runs)])
     every["decoded_distance"] = every["decoded_log_distance"] + every["decoded_linear_distance"]
+    for way in ("", "vae1_", "crossfade_"):
+        every[f"{way}smoothness"] = every.filter(regex=f"^{way}path_length_ratio_").mean(axis=1)
     cells = every.groupby(list(KEYS[:3]))[[c for c in every if c not in KEYS]]
     low, high = cells.min().add_suffix("_low"), cells.max().add_suffix("_high")
     table = pd.concat([cells.mean(), low, high], axis=1).reset_index()
@@ -156,8 +159,8 @@ def report_study(runs: Sequence[Path], folder: str | Path) -> pd.DataFrame:
             },
             {
                 "smoothness": {
-                    "line in VAE 1": _smooth(every, "vae1_"),
-                    "cross-fade": _smooth(every, "crossfade_"),
+                    "line in VAE 1": float(every["vae1_smoothness"].mean()),
+                    "cross-fade": float(every["crossfade_smoothness"].mean()),
                 },
                 "coverage": {"real loops": float(every["real_coverage"].mean())},
             },
@@ -169,14 +172,12 @@ def _curve(rows: pd.DataFrame) -> dict[str, Any]:
     """One line of the figure: lengths, and each quantity as mean, low and high."""
     rows = rows.sort_values("length")
     found: dict[str, Any] = {"length": rows["length"].to_numpy()}
-    for name in ("rate_nats_per_loop", "decoded_distance", "coverage", "standard_coverage"):
+    for name in (
+        "rate_nats_per_loop",
+        "decoded_distance",
+        "smoothness",
+        "coverage",
+        "standard_coverage",
+    ):
         found[name] = rows[[name, f"{name}_low", f"{name}_high"]].to_numpy()
-    ratio = [f"path_length_ratio_{d}" for d in FOLLOWED]
-    found["smoothness"] = np.mean(
-        [rows[[n, f"{n}_low", f"{n}_high"]].to_numpy() for n in ratio], axis=0
-    )
     return found
-
-
-def _smooth(every: pd.DataFrame, way: str) -> float:
-    return float(np.nanmean([every[f"{way}path_length_ratio_{d}"].mean() for d in FOLLOWED]))

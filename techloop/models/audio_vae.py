@@ -5,9 +5,10 @@
 
 The network sees and predicts amplitudes alone (`techloop.vocoder` turns them into sound), so the
 latents carry no phase. The first latent is the K-weighted level of the frame, by definition: what
-is decoded is as loud as it says, however unlike the training data, and the others are the same at
-any gain. They start as a linear codec of the training set's principal components, and residual
-blocks learn what these cannot say. Everything is circular and convolutional:
+is decoded is as loud as it says, however unlike the training data. The others do not depend on it,
+except near the floor of log amplitudes. They start as a linear codec of the training set's
+principal components, and residual blocks learn what these cannot say. Everything is circular and
+convolutional:
 `decode(roll(z, k)) == roll(decode(z), k * hop)`.
 """
 

@@ -29,6 +29,7 @@ from techloop.models.model import Model
 
 SIGMA_FLOOR = 0.05
 DILATIONS = (1, 2, 4)
+MOST_NUMBERS = 8192  # a loop; the prior of as many takes 256 MB
 
 
 class LatentVAE(Model):
@@ -43,7 +44,8 @@ class LatentVAE(Model):
         blocks: rounds of three residual blocks (dilations 1, 2, 4) on either side.
 
     Raises:
-        ValueError: `length` does not divide the frames.
+        ValueError: `length` does not divide the frames, or its points are too many numbers for the
+            prior, which is a Gaussian of them all.
     """
 
     mean: Tensor
@@ -72,6 +74,12 @@ class LatentVAE(Model):
             blocks=blocks,
         )
         grid.check_length(length)
+        if length * latent_dim > MOST_NUMBERS:
+            raise ValueError(
+                f"{length} points of {latent_dim} numbers are {length * latent_dim} a loop, and "
+                f"the prior of them together is a matrix of as many squared: {MOST_NUMBERS} are "
+                "the limit. Take a smaller length, or a smaller latent_dim."
+            )
         self.length, self.latent_dim = length, latent_dim
         self.steps = min(
             n for n in grid.lengths if n % length == 0 and n >= min(grid.steps, grid.frames)

@@ -43,13 +43,14 @@ def train_latent_vae(
     """Train a VAE on the training split's posteriors and write its folder, with VAE 1 inside.
 
     The loss is the negative evidence lower bound in nats a latent frame: distortion as the
-    objective defines it, plus the rate of the points.
+    objective defines it, plus the rate of the points. Whatever the objective, the network reads
+    VAE 1's posteriors: only what it has to predict differs.
 
     The prior is learned last, from the posteriors of all training loops.
 
     Returns:
-        Metrics on the validation split: those of `latent_vae_metrics`, and both terms of the
-        spectral distance to what VAE 1 decodes from its own latents.
+        Metrics on the validation split: those of `latent_vae_metrics`, and, of up to 16 of its
+        loops, both terms of the spectral distance to what VAE 1 decodes from its own latents.
 
     Raises:
         ValueError: latents that are damaged or of another grid, or a length that does not divide.
@@ -72,7 +73,7 @@ def train_latent_vae(
     ) -> dict[str, Tensor]:
         m, s = rotated(mu[rows].to(draw.device), sigma[rows].to(draw.device), grid, draw)
         target = sample(m, s, draw) if cell.objective == "trajectory-sample" else m
-        mu_hat, sigma_hat, mean, std = vae(target, s, draw)
+        mu_hat, sigma_hat, mean, std = vae(m, s, draw)
         distortion = distortion_nats(model, cell.objective, target, s, mu_hat, sigma_hat)
         kl = gaussian_kl(mean, std)
         spent = rate(kl, params.free_nats) * cell.length / grid.frames
@@ -137,8 +138,9 @@ def rotated(
 ) -> tuple[Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]]:
     """Each loop from one of its beats on, drawn at random.
 
-    A network of one point a beat or more treats all of them alike. One of fewer points does not,
-    and learns a few hundred loops by heart unless it sees them from every beat.
+    Where a beat is a whole number of points, the network treats all of them alike. Elsewhere, and
+    so for a single point, it would learn a few hundred loops by heart unless it sees them from
+    every beat.
     """
     beat = torch.randint(grid.beats, (len(mu), 1), generator=draw, device=mu.device)
     first = (beat * grid.frames / grid.beats).round().long()
