@@ -21,14 +21,13 @@ from techloop.datasets import LatentDataset, LoopDataset, latents_header
 from techloop.latents import extract_latents
 from techloop.params import ExtractLatents
 
-SHARDS, LOOPS = 4, 4_000  # of 61 kB each at 32 dimensions, twice
+SHARDS, LOOPS = 4, 4_000  # of 31 kB each at 32 dimensions, twice
 
 
 def enlarged(folder: Path, to: Path) -> LatentDataset:
     """A data set of many random loops, with the card of another."""
-    card, to = read_json(folder / "card.json"), Path(to)
+    card, known = read_json(folder / "card.json"), LatentDataset(folder)
     to.mkdir()
-    known = LatentDataset(folder)
     header = latents_header(card["model"], known.grid)
     card["shards"] = [
         {"file": f"latents-{i:05d}.safetensors", "loops": LOOPS} for i in range(SHARDS)

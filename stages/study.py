@@ -11,20 +11,17 @@ def main(regulariser: str, objective: str, length: str, seed: str) -> None:
     from techloop.artifacts import write_json
 
     params = load_params()
+    training = params.studied()
     name = f"{regulariser}-{objective}-{length}-{seed}"
     cell = LatentVAECell.model_validate(
         {"regulariser": regulariser, "objective": objective, "length": length}
     )
     inputs = [f"data/latents/{regulariser}", "data/loops"]
-    told = {
-        **cell.model_dump(),
-        "seed": int(seed),
-        **params.studied().model_dump(exclude={"cells"}),
-    }
+    told = {**cell.model_dump(), "seed": int(seed), **training.model_dump(exclude={"cells"})}
     with track(f"study@{name}", told, inputs) as run:
         found = run_of_study(
             *inputs,
-            params=params.studied(),
+            params=training,
             cell=cell,
             smoothness=params.evaluate_smoothness,
             generation=params.evaluate_generation,

@@ -156,15 +156,14 @@ class LatentDataset(_IndexedFolder):
         if wrong or not self._dims:
             raise ValueError(f"dims: {wrong} is not among the dimensions 0 to {every - 1}")
         self.mean, self.std = (torch.tensor(self.card[k])[self._dims] for k in ("mean", "std"))
-        shift, scale = (self.mean, self.std) if whitened else (self.mean * 0, self.std * 0 + 1)
-        self._shift, self._scale = shift[:, None], scale[:, None]
         self._whitened, self._all_dims = whitened, self._dims == list(range(every))
         self._places = list(self.index[["shard", "row"]].itertuples(index=False, name=None))
 
     @cached_property
     def _shards(self) -> list[tuple[Tensor, Tensor]]:
         """Means and deviations of each shard, mapped."""
-        shards, expected = [], latents_header(self.card["model"], self.grid)
+        shards = []
+        expected = json.loads(latents_header(self.card["model"], self.grid)[HEADER])
         for entry in self.card["shards"]:
             path = self.folder / entry["file"]
             try:
@@ -178,7 +177,7 @@ class LatentDataset(_IndexedFolder):
                 if values.shape != shape or values.dtype != torch.float32:
                     found = f"{values.dtype} {tuple(values.shape)}"
                     raise _damaged(path, f"{found} instead of float32 {shape}")
-            for key, value in json.loads(expected[HEADER]).items():
+            for key, value in expected.items():
                 if told.get(key) != value:
                     raise ValueError(
                         f"{path} has {key} {told.get(key)} but {self.folder / 'card.json'} speaks "
@@ -197,7 +196,8 @@ class LatentDataset(_IndexedFolder):
         if not self._all_dims:
             mu, sigma = mu[..., self._dims, :], sigma[..., self._dims, :]
         if self._whitened:
-            mu, sigma = (mu - self._shift) / self._scale, sigma / self._scale
+            mean, std = self.mean[:, None], self.std[:, None]
+            mu, sigma = (mu - mean) / std, sigma / std
         return mu, sigma
 
     def __getitem__(self, i: int) -> tuple[Float[Tensor, "c frames"], Float[Tensor, "c frames"]]:

@@ -354,27 +354,24 @@ def sweeps(
 
 def compression(
     path: str | Path,
-    measured: Mapping[str, Mapping[str, np.ndarray]],
+    measured: Mapping[tuple[str, str], Mapping[str, np.ndarray]],
     baselines: Mapping[str, Mapping[str, float]],
 ) -> None:
     """What fewer points a loop cost and buy: rate against distance, smoothness, coverage.
 
     Args:
         path: the PNG to write.
-        measured: by "regulariser, objective": `length` `(n,)`, and `(n, 3)` (mean, lowest, highest
+        measured: by regulariser and objective: `length` `(n,)`, and `(n, 3)` (mean, lowest, highest
             over seeds) `rate_nats_per_loop`, `decoded_distance`, `smoothness`, `coverage`,
             `standard_coverage`.
         baselines: by `smoothness` and `coverage`, named values to draw as lines across.
     """
-    regulariser, objective = (
-        list(dict.fromkeys(name.split(", ")[i] for name in measured)) for i in (0, 1)
-    )
+    regulariser, objective = (list(dict.fromkeys(name[i] for name in measured)) for i in (0, 1))
     colours = dict(zip(objective, (BLUE, ORANGE, GREEN), strict=False))
     lines = dict(zip(regulariser, itertools.cycle(("-", "--", "-.")), strict=False))
     with _figure(path, 10.2, 3.9) as figure:
         left, middle, right = figure.subplots(1, 3)
-        for name, of in measured.items():
-            which, what = name.split(", ")
+        for (which, what), of in measured.items():
             look: dict[str, Any] = {
                 "color": colours[what],
                 "linestyle": lines[which],
@@ -385,8 +382,9 @@ def compression(
                 "elinewidth": 0.8,
             }
             rate, distance = of["rate_nats_per_loop"], of["decoded_distance"]
+            label = f"{which}, {what}"
             left.errorbar(
-                rate[:, 0], distance[:, 0], _reach(distance), _reach(rate), label=name, **look
+                rate[:, 0], distance[:, 0], _reach(distance), _reach(rate), label=label, **look
             )
             for at, length in enumerate(of["length"]):
                 spot = (rate[at, 0], distance[at, 0])

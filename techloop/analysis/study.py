@@ -153,10 +153,7 @@ def report_study(runs: Sequence[Path], folder: str | Path) -> pd.DataFrame:
         table.to_csv(new / "study.csv", index=False)
         compression(
             new / "study.png",
-            {
-                f"{regulariser}, {objective}": _curve(rows)
-                for (regulariser, objective), rows in table.groupby(list(KEYS[:2]))
-            },
+            {(str(r), str(o)): _curve(rows) for (r, o), rows in table.groupby(list(KEYS[:2]))},
             {
                 "smoothness": {
                     "line in VAE 1": float(every["vae1_smoothness"].mean()),

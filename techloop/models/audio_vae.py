@@ -55,7 +55,7 @@ class AudioVAE(Model):
     mean: Tensor
     level_mean: Tensor
     level_std: Tensor
-    k_weights: Tensor
+    log_k_weights: Tensor
 
     def __init__(self, grid: Grid, *, latent_dim: int, channels: int, blocks: int) -> None:
         super().__init__(grid, latent_dim=latent_dim, channels=channels, blocks=blocks)
@@ -65,7 +65,8 @@ class AudioVAE(Model):
         self.register_buffer("level_mean", torch.zeros(()))
         self.register_buffer("level_std", torch.ones(()))
         hz = torch.arange(SHORT * grid.hop // 2 + 1) * (grid.sample_rate_hz / (SHORT * grid.hop))
-        self.register_buffer("k_weights", k_weights(hz), persistent=False)
+        log_k_weights = k_weights(hz).clamp_min(1e-9).log()[:, None]
+        self.register_buffer("log_k_weights", log_k_weights, persistent=False)
         self.encoder = Encoder(values, channels, blocks, latent_dim)
         self.decoder = Decoder(values, channels, blocks, latent_dim)
 
@@ -101,7 +102,7 @@ class AudioVAE(Model):
 
     def levels(self, spectrum: Float[Tensor, "b v frames"]) -> Float[Tensor, "b 1 frames"]:
         """K-weighted levels of frames in the short window, in nepers (8.7 dB), unscaled."""
-        power = 2 * parts(spectrum)[1] + self.k_weights.clamp_min(1e-9).log()[:, None]
+        power = 2 * parts(spectrum)[1] + self.log_k_weights
         return power.logsumexp(1, keepdim=True) / 2
 
     def forward(

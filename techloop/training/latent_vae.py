@@ -184,10 +184,11 @@ def latent_vae_metrics(
     draw = torch.Generator(device).manual_seed(seed)
     points = sample(mean, std, draw)
     target = sample(mu, sigma, draw) if objective == "trajectory-sample" else mu
-    distortion = float(distortion_nats(vae, objective, target, sigma, *vae.decode_whitened(points)))
+    predicted = vae.decode_whitened(points)
+    distortion = float(distortion_nats(vae, objective, target, sigma, *predicted))
     kl = gaussian_kl(mean, std)
     nats = float(rate(kl)) * vae.length
-    white, _ = vae.whiten(mu, sigma)
+    white, white_sigma = vae.whiten(mu, sigma)
     error = white - vae.decode_whitened(mean)[0]
     active = active_units(mean)
     if 2 * active < vae.latent_dim:
@@ -196,7 +197,7 @@ def latent_vae_metrics(
             "train_latent_vae.free_nats or warmup_loops if generated loops resemble one another.",
             stacklevel=2,
         )
-    cross_entropy = gaussian_cross_entropy(*vae.whiten(mu, sigma), *vae.decode_whitened(points))
+    cross_entropy = gaussian_cross_entropy(white, white_sigma, *predicted)
     return {
         "bound_nats_per_frame": distortion + nats / vae.grid.frames,
         "distortion_nats_per_frame": distortion,
