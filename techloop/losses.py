@@ -1,7 +1,7 @@
 """Objectives: one function an equation."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -52,6 +52,25 @@ def spectral_distance(
         log.append(log_distance(a, b))
         linear.append(linear_distance(a, b))
     return torch.stack(log).mean(), torch.stack(linear).mean()
+
+
+def mean_spectral_distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Both terms of `spectral_distance` over batches of (reference, other): means over loops.
+
+    Args:
+        pairs: `(b, samples)` each; b may differ from pair to pair.
+
+    Raises:
+        ValueError: there is no loop.
+    """
+    terms, loops = torch.zeros(2), 0
+    for x, y in pairs:
+        terms += torch.stack(spectral_distance(x, y)).cpu() * len(x)
+        loops += len(x)
+    if not loops:
+        raise ValueError("no loops to take the mean spectral distance of")
+    log_term, linear_term = (terms / loops).tolist()
+    return {"log_distance": log_term, "linear_distance": linear_term}
 
 
 def spectrogram_distance(

@@ -10,6 +10,7 @@ from techloop.losses import (
     gaussian_kl,
     gaussian_kl_between,
     gaussian_nll,
+    mean_spectral_distance,
     mmd,
     rate,
     spectral_distance,
@@ -62,6 +63,18 @@ def test_spectral_distance_by_hand() -> None:
     assert linear_term.item() == pytest.approx(1.0, rel=1e-5)
     assert log_term.item() == pytest.approx(math.log(2), rel=1e-2)
     assert [v.item() for v in spectral_distance(x, x)] == pytest.approx([0, 0])
+
+
+def test_the_mean_over_batches_is_by_loop() -> None:
+    x = torch.randn(5, 4_096) * 0.1
+    far, near = (x[:4], 2 * x[:4]), (x[4:], 1.1 * x[4:])
+    found = mean_spectral_distance([far, near])
+    each = [[v.item() for v in spectral_distance(*pair)] for pair in (far, near)]
+    expected = [(4 * a + b) / 5 for a, b in zip(*each, strict=True)]
+    assert list(found.values()) == pytest.approx(expected)
+    assert list(found) == ["log_distance", "linear_distance"]
+    with pytest.raises(ValueError, match="no loops"):
+        mean_spectral_distance([])
 
 
 def test_spectral_distance_is_blind_to_phase_and_grows_with_noise() -> None:

@@ -5,12 +5,13 @@ budget, data and measures.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from techloop.analysis.generation import evaluate_generation
 from techloop.analysis.smoothness import FOLLOWED, evaluate_smoothness
@@ -18,7 +19,7 @@ from techloop.artifacts import read_json, whole_folder
 from techloop.datasets import LatentDataset, LoopDataset
 from techloop.figures import compression
 from techloop.instrument import Instrument
-from techloop.losses import spectral_distance
+from techloop.losses import mean_spectral_distance
 from techloop.params import EvaluateGeneration, EvaluateSmoothness, LatentVAECell, TrainLatentVAE
 from techloop.training.latent_vae import latent_vae_metrics, train_latent_vae
 from techloop.training.loop import Log
@@ -110,17 +111,16 @@ def decoded_distance(instrument: Instrument, latents: LatentDataset, most: int) 
         latents: of VAE 1.
         most: loops used, the first ones.
     """
-    terms, n = torch.zeros(2), min(most, len(latents))
     audio, latent, device = instrument.audio_vae, instrument.latent_vae, instrument.device
-    for at in range(0, n, BATCH):
-        rows = slice(at, min(at + BATCH, n))
-        mu, sigma = latents.mu[rows].to(device), latents.sigma[rows].to(device)
-        z, _ = latent.decode(latent.encode(mu, sigma)[0])
-        distance = spectral_distance(audio.decode(mu), audio.decode(z))
-        terms += torch.stack(distance).cpu() * len(mu) / n
-    return dict(
-        zip(("decoded_log_distance", "decoded_linear_distance"), terms.tolist(), strict=True)
-    )
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        for at in range(0, min(most, len(latents)), BATCH):
+            rows = slice(at, min(at + BATCH, most))
+            mu, sigma = latents.mu[rows].to(device), latents.sigma[rows].to(device)
+            z, _ = latent.decode(latent.encode(mu, sigma)[0])
+            yield audio.decode(mu), audio.decode(z)
+
+    return {f"decoded_{name}": value for name, value in mean_spectral_distance(pairs()).items()}
 
 
 def report_study(runs: Sequence[Path], folder: str | Path) -> pd.DataFrame:

@@ -16,8 +16,8 @@ from techloop.losses import (
     gaussian_kl,
     gaussian_kl_between,
     gaussian_nll,
+    mean_spectral_distance,
     rate,
-    spectral_distance,
 )
 from techloop.models.audio_vae import AudioVAE
 from techloop.models.blocks import sample
@@ -97,11 +97,10 @@ def train_latent_vae(
 
     def validate(_: nn.Module) -> dict[str, float]:
         z = model.decode(model.encode(*(v.to(pick_device()) for v in heard))[0])[0]
-        log_term, linear_term = spectral_distance(sound, audio_vae.decode(z))
+        decoded = mean_spectral_distance([(sound, audio_vae.decode(z))])
         return {
             **latent_vae_metrics(model, cell.objective, held_out.mu, held_out.sigma, seed),
-            "decoded_log_distance": float(log_term),
-            "decoded_linear_distance": float(linear_term),
+            **{f"decoded_{name}": value for name, value in decoded.items()},
         }
 
     def finish() -> None:
