@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from techloop.inspection import LoopsFolder
     from techloop.instrument import Instrument
@@ -45,6 +46,24 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=UNITS",
+        help="Move along a control, as in brighter=+1.5: louder, brighter, noisier, bassier, "
+        "denser or punchier, by deviations of the prior. Again for a further one.",
+        show_default=False,
+    ),
+]
+Controls = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where --set's directions are. Default: controls.json in the model's folder, else "
+        "what `evaluate_controls` of the pipeline has written.",
+        show_default=False,
+    ),
+]
 Bars = Annotated[int, typer.Option(min=2, help="Bars in the piece.")]
 Recording = Annotated[Path, typer.Argument(help="Any audio file: WAV, FLAC, OGG, MP3, AIFF.")]
 
@@ -63,14 +82,18 @@ def techloop(
 def generate(
     loops: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
     seed: Seed = 0,
+    settings: Settings = None,
+    controls: Controls = None,
     out: Out = Path("out"),
     model: Model = None,
 ) -> None:
     """New loops, each drawn from the prior."""
     with _paragraphs():
+        by = _units(settings or [])
         folder, instrument = _instrument(model)
-        audio = instrument.generate(loops, seed)
-        about = {"command": "generate", "seed": seed, "arguments": {"loops": loops}}
+        audio = instrument.generate(loops, seed, _shift(by, controls, folder, instrument))
+        arguments = {"loops": loops, "set": by}
+        about = {"command": "generate", "seed": seed, "arguments": arguments}
         for i, loop in enumerate(audio):
             stem = f"generate-seed{seed}-{i:02d}"
             _write(out, stem, loop, instrument, folder, about | {"loop": i})
@@ -107,12 +130,20 @@ def morph(
 
 
 @app.command()
-def walk(bars: Bars = 32, seed: Seed = 0, out: Out = Path("out"), model: Model = None) -> None:
+def walk(
+    bars: Bars = 32,
+    seed: Seed = 0,
+    settings: Settings = None,
+    controls: Controls = None,
+    out: Out = Path("out"),
+    model: Model = None,
+) -> None:
     """A wandering through the space of loops that ends where it began."""
     with _paragraphs():
+        by = _units(settings or [])
         folder, instrument = _instrument(model)
-        piece = instrument.walk(bars, seed)
-        about = {"command": "walk", "seed": seed, "arguments": {"bars": bars}}
+        piece = instrument.walk(bars, seed, _shift(by, controls, folder, instrument))
+        about = {"command": "walk", "seed": seed, "arguments": {"bars": bars, "set": by}}
         _write(out, f"walk-seed{seed}", piece, instrument, folder, about)
 
 
@@ -213,6 +244,42 @@ def _instrument(model: Path | None) -> "tuple[Path, Instrument]":
         others = f" (others: {', '.join(names)})" if names else ""
         typer.echo(f"model: {model}{others}", err=True)
     return model, Instrument.load(model)
+
+
+def _units(settings: list[str]) -> dict[str, float]:
+    """`brighter=+1.5` and the like, by name; the last of a name counts.
+
+    Raises:
+        ValueError: one is not of that form.
+    """
+    by = {}
+    for setting in settings:
+        name, _, units = setting.partition("=")
+        try:
+            by[name.strip()] = float(units)
+        except ValueError:
+            raise ValueError(
+                f"--set {setting} is not a control and a number of units, as in --set brighter=+1.5"
+            ) from None
+    return by
+
+
+def _shift(
+    by: dict[str, float], controls: Path | None, model: Path, instrument: "Instrument"
+) -> "torch.Tensor | None":
+    """Where settings move the prior's noise.
+
+    Raises:
+        ValueError: there is no such control, or no file of them for this model.
+    """
+    if not by:
+        return None
+    from techloop.analysis.controls import displacement, load_controls
+
+    beside = model / "controls.json"
+    measured = model.parent.parent.parent / "reports/controls" / model.name / "controls.json"
+    file = controls or (beside if beside.is_file() else measured)
+    return displacement(load_controls(file, instrument), by)
 
 
 def _loops_of(file: Path, instrument: "Instrument") -> "tuple[np.ndarray, list[int]]":

@@ -42,6 +42,21 @@ UNITS = {
     "kick_on_beat": "",
 }
 FRAME_DESCRIPTORS = tuple(UNITS)[:10]
+LABELS = {
+    "loudness_db": "loudness",
+    "centroid_hz": "centroid",
+    "bandwidth_hz": "bandwidth",
+    "rolloff_hz": "roll-off",
+    "flatness": "flatness",
+    "zero_crossing_rate": "zero crossings",
+    "onset_strength": "onset strength",
+    "low_db": "low band",
+    "mid_db": "mid band",
+    "high_db": "high band",
+    "onset_density": "onset density",
+    "pulse_clarity": "pulse clarity",
+    "kick_on_beat": "kick on beat",
+}
 
 
 def frame_descriptors(

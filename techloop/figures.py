@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 # Okabe & Ito (2008): told apart by colour-blind readers too.
@@ -149,6 +150,44 @@ def correlation_heatmap(
         bar.outline.set_visible(False)
 
 
+def control_gains(
+    path: str | Path,
+    gains: Float[np.ndarray, "controls descriptors"],
+    controls: Sequence[str],
+    descriptors: Sequence[str],
+    own: Sequence[int],
+) -> None:
+    """What each control does to each descriptor; what it is meant to raise has a frame.
+
+    Args:
+        path: the PNG to write.
+        gains: in deviations of real loops; nan where these do not differ.
+        controls, descriptors: names of the rows and columns.
+        own: the column each control is meant for.
+    """
+    n, k = gains.shape
+    with _figure(path, 2.2 + 0.58 * k, 1.6 + 0.34 * n) as figure:
+        ax = figure.subplots()
+        reach = max(1.0, float(np.nanmax(np.abs(gains), initial=0)))
+        image = ax.imshow(
+            np.nan_to_num(gains), cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto"
+        )
+        for i, j in itertools.product(range(n), range(k)):
+            value = gains[i, j]
+            text = "–" if np.isnan(value) else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+            colour = "white" if abs(value) > 0.6 * reach else "black"
+            ax.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
+        for i, j in enumerate(own):
+            ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="black"))
+        ax.set_xticks(range(k), descriptors, rotation=40, ha="right", rotation_mode="anchor")
+        ax.set_yticks(range(n), controls)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        bar = figure.colorbar(image, ax=ax, shrink=0.9, pad=0.02)
+        bar.set_label("deviations of real loops, a unit")
+        bar.outline.set_visible(False)
+
+
 def probe_bars(path: str | Path, panels: Mapping[str, Mapping[str, float]]) -> None:
     """Coefficients of determination as bars, a panel a group, the highest on top."""
     heights = [len(bars) for bars in panels.values()]
@@ -188,6 +227,7 @@ def descriptor_paths(
     columns = len(titles)
     looks: list[dict[str, Any]] = [
         {"color": BLUE, "marker": "o", "markersize": 3.5, "zorder": 3},
+        {"color": PINK, "linewidth": 1.2},
         {"color": ORANGE, "linestyle": "--"},
         {"color": GREEN, "linestyle": "-."},
         {"color": GREY, "linestyle": ":", "linewidth": 1.0, "zorder": 1},
@@ -355,22 +395,24 @@ def sweeps(
 def compression(
     path: str | Path,
     measured: Mapping[tuple[str, str], Mapping[str, np.ndarray]],
-    baselines: Mapping[str, Mapping[str, float]],
+    baselines: Mapping[str, Mapping[str, tuple[float, float]]],
 ) -> None:
     """What fewer points a loop cost and buy: rate against distance, smoothness, coverage.
 
     Args:
         path: the PNG to write.
         measured: by regulariser and objective: `length` `(n,)`, and `(n, 3)` (mean, lowest, highest
-            over seeds) `rate_nats_per_loop`, `decoded_distance`, `smoothness`, `coverage`,
-            `standard_coverage`.
-        baselines: by `smoothness` and `coverage`, named values to draw as lines across.
+            over seeds) `rate_nats_per_loop`, `decoded_distance`, `smoothness`, `midpoint`,
+            `coverage`, `standard_coverage`.
+        baselines: by `smoothness`, `midpoint` and `coverage`, named ranges to draw as bands across.
     """
     regulariser, objective = (list(dict.fromkeys(name[i] for name in measured)) for i in (0, 1))
     colours = dict(zip(objective, (BLUE, ORANGE, GREEN), strict=False))
     lines = dict(zip(regulariser, itertools.cycle(("-", "--", "-.")), strict=False))
-    with _figure(path, 10.2, 3.9) as figure:
-        left, middle, right = figure.subplots(1, 3)
+    with _figure(path, 8.4, 6.8) as figure:
+        axes = figure.subplots(2, 2)
+        cost = axes[0, 0]
+        by_length = dict(zip(("smoothness", "midpoint", "coverage"), axes.flat[1:], strict=True))
         for (which, what), of in measured.items():
             look: dict[str, Any] = {
                 "color": colours[what],
@@ -383,44 +425,50 @@ def compression(
             }
             rate, distance = of["rate_nats_per_loop"], of["decoded_distance"]
             label = f"{which}, {what}"
-            left.errorbar(
+            cost.errorbar(
                 rate[:, 0], distance[:, 0], _reach(distance), _reach(rate), label=label, **look
             )
             for at, length in enumerate(of["length"]):
                 spot = (rate[at, 0], distance[at, 0])
-                left.annotate(
+                cost.annotate(
                     f"{length}", spot, (3, 3), textcoords="offset points", fontsize=6, color=GREY
                 )
-            for ax, key in ((middle, "smoothness"), (right, "coverage")):
+            for key, ax in by_length.items():
                 ax.errorbar(of["length"], of[key][:, 0], _reach(of[key]), **look)
-            right.plot(
+            by_length["coverage"].plot(
                 of["length"], of["standard_coverage"][:, 0], ":", color=colours[what], linewidth=1
             )
-        for ax, key in ((middle, "smoothness"), (right, "coverage")):
-            for name, value in baselines[key].items():
-                ax.axhline(value, color=GREY, linewidth=0.8)
+        lengths = sorted({int(n) for of in measured.values() for n in of["length"]})
+        for key, ax in by_length.items():
+            for name, (low, high) in baselines[key].items():
+                ax.axhspan(low, high, color=GREY, alpha=0.25, linewidth=0.8)
                 ax.annotate(
                     name,
-                    (0.99, value),
+                    (0.99, high),
                     (0, 2),
                     ax.get_yaxis_transform(),
                     "offset points",
                     ha="right",
                     fontsize=7,
-                    color=GREY,
+                    color="#555555",
                 )
-        lengths = sorted({int(n) for of in measured.values() for n in of["length"]})
-        left.set(xscale="log", xlabel="rate (nats a loop)")
-        left.set(ylabel="spectral distance to VAE 1's sound")
-        middle.set(ylabel="path length / straight distance")
-        right.set(ylabel="coverage (dotted: independent points)", ylim=(0, 1.05))
-        for ax in (middle, right):
             ax.set(xscale="log", xlabel="points a loop")
             ax.set_xticks(lengths, [str(n) for n in lengths])
             ax.minorticks_off()
-        for ax in (left, middle, right):
+        # A collapsed cell spends nothing: it is to be seen, at the left end.
+        cost.set_xscale("symlog", linthresh=1)
+        cost.set(xlabel="rate (nats a loop)", ylabel="spectral distance to VAE 1's sound")
+        cost.set_title("What compression costs", loc="left", fontweight="bold")
+        by_length["smoothness"].set(ylabel="perceptual path length / straight distance")
+        by_length["smoothness"].set_title("Straightness of paths", loc="left", fontweight="bold")
+        by_length["midpoint"].set(ylabel="nearest real loop / average one")
+        by_length["midpoint"].set_title("What is half-way", loc="left", fontweight="bold")
+        by_length["coverage"].set(ylabel="coverage (dotted: independent points)", ylim=(0, 1.05))
+        by_length["coverage"].set_title("Loops from the prior", loc="left", fontweight="bold")
+        for ax in axes.flat:
             ax.grid(color="#E5E5E5", linewidth=0.6)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+            ax.set_axisbelow(True)
+        figure.legend(*cost.get_legend_handles_labels(), loc="outside upper center", ncols=3)
 
 
 def _reach(values: np.ndarray) -> np.ndarray:

@@ -67,13 +67,17 @@ class Instrument:
         """Dimensions and number of the points of one loop."""
         return self.latent_vae.latent_dim, self.latent_vae.length
 
-    def sample(self, n: int, seed: int) -> Float[Tensor, "n d length"]:
-        """Points of `n` loops from the learned prior."""
+    def sample(
+        self, n: int, seed: int, shift: Float[Tensor, "d length"] | None = None
+    ) -> Float[Tensor, "n d length"]:
+        """Points of `n` loops from the learned prior, its noise moved by `shift`."""
         draw = torch.Generator().manual_seed(seed)
-        return self._from_noise(torch.randn(n, *self.point_shape, generator=draw))
+        noise = torch.randn(n, *self.point_shape, generator=draw)
+        return self.from_noise(noise if shift is None else noise + shift)
 
     @torch.inference_mode()
-    def _from_noise(self, noise: Float[Tensor, "n d length"]) -> Float[Tensor, "n d length"]:
+    def from_noise(self, noise: Float[Tensor, "n d length"]) -> Float[Tensor, "n d length"]:
+        """Points of the learned prior, given draws of N(0, 1)."""
         return self.latent_vae.from_noise(noise.to(self.device)).cpu()
 
     @torch.inference_mode()
@@ -115,9 +119,11 @@ class Instrument:
         chain = torch.cat(list(self.latents(points)), -1)
         return self.decode(chain[None])[0]
 
-    def generate(self, n: int, seed: int) -> Float[np.ndarray, "n samples"]:
-        """`n` new loops."""
-        return self.render(self.sample(n, seed))
+    def generate(
+        self, n: int, seed: int, shift: Float[Tensor, "d length"] | None = None
+    ) -> Float[np.ndarray, "n samples"]:
+        """`n` new loops, see `sample`."""
+        return self.render(self.sample(n, seed, shift))
 
     def reconstruct(self, audio: Float[np.ndarray, "n samples"]) -> Float[np.ndarray, "n samples"]:
         """Loops through both levels and back."""
@@ -130,10 +136,13 @@ class Instrument:
         ends = self.embed(np.stack([a, b]))
         return self.render_sequence(interpolate(ends[0], ends[1], self._loops(bars)))
 
-    def walk(self, bars: int, seed: int) -> Float[np.ndarray, "total"]:
-        """A closed, smooth random walk of `bars` bars that ends where it began."""
+    def walk(
+        self, bars: int, seed: int, shift: Float[Tensor, "d length"] | None = None
+    ) -> Float[np.ndarray, "total"]:
+        """A closed, smooth random walk of `bars` bars that ends where it began; see `sample`."""
         noise = closed_walk(self._loops(bars), self.point_shape, seed)
-        return self.render_sequence(self._from_noise(noise))
+        noise = noise if shift is None else noise + shift
+        return self.render_sequence(self.from_noise(noise))
 
     def _loops(self, bars: int) -> int:
         """How many loops make so many bars."""
@@ -157,6 +166,31 @@ def interpolate(
         raise ValueError(f"a way from one loop to another needs 2 bars or more, got {n}")
     share = torch.linspace(0, 1, n)[:, None, None]
     return (1 - share) * a + share * b
+
+
+def interpolate_spherically(
+    a: Float[Tensor, "d length"], b: Float[Tensor, "d length"], n: int
+) -> Float[Tensor, "n d length"]:
+    """`n` points on the arc from `a` to `b`, both included, evenly in angle and in norm.
+
+    In many dimensions draws of a normal distribution lie near a sphere, and a straight line between
+    two of them passes well inside it. Ends in one direction, or one at the origin: the line.
+
+    Raises:
+        ValueError: fewer than two points.
+
+    References:
+        White, Sampling generative networks, 2016, section 2.1 (there both ends have one norm).
+    """
+    straight = interpolate(a, b, n)
+    norms = a.norm(), b.norm()
+    cosine = (a * b).sum() / (norms[0] * norms[1]).clamp_min(1e-12)
+    angle = torch.acos(cosine.clamp(-1, 1))
+    if angle.sin() < 1e-4 or min(norms) == 0:
+        return straight
+    share = torch.linspace(0, 1, n)[:, None, None]
+    ways = ((1 - share) * angle).sin() * a / norms[0] + (share * angle).sin() * b / norms[1]
+    return ways / angle.sin() * ((1 - share) * norms[0] + share * norms[1])
 
 
 def closed_walk(n: int, shape: tuple[int, int], seed: int, harmonics: int = 2) -> Tensor:

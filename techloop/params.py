@@ -200,6 +200,13 @@ class EvaluateGeneration(Section):
     examples: Count
 
 
+class EvaluateControls(Section):
+    """Section `evaluate_controls`."""
+
+    loops: Count
+    probes: Count
+
+
 class StudyParams(Section):
     """Section `study`: all combinations of these."""
 
@@ -223,6 +230,7 @@ class Params(Section):
     evaluate_descriptors: EvaluateDescriptors
     evaluate_smoothness: EvaluateSmoothness
     evaluate_generation: EvaluateGeneration
+    evaluate_controls: EvaluateControls
     study: StudyParams
 
     def told(self, section: str, cell: str | None = None) -> dict[str, Any]:

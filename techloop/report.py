@@ -40,12 +40,14 @@ STAGES = {  # that have cells, in their order: of which VAE, and the folder of w
     "evaluate_descriptors": ("audio", "reports/descriptors"),
     "evaluate_smoothness": ("latent", "reports/smoothness"),
     "evaluate_generation": ("latent", "reports/generation"),
+    "evaluate_controls": ("latent", "reports/controls"),
 }
 # What a metric is measured against, by what its name begins with.
 BASELINES = {
     "silence_": "silence",
     "noise_": "noise of the same spectrum",
     "other_loop_": "another loop",
+    "spherical_": "arc in the top space",
     "vae1_": "line in VAE 1",
     "crossfade_": "cross-fade",
     "shuffled_": "shuffled points",
@@ -68,8 +70,9 @@ UNITS = {
 # regularisers cannot be compared by (losses, bounds, distortion, explained variance), what a
 # collapse raises (density), and what is best at the value of real loops (the seam's ratio, kicks).
 BETTER = {
-    "↓": r"distance|error|log_mel|multi_|mmd|frechet|jump|jerk|length_ratio|silent|copied",
-    "↑": r"r2|strongest_spearman|fine_structure|active|coverage|monoton|on_grid",
+    "↓": r"distance|error|log_mel|multi_|mmd|frechet|jump|jerk|length_ratio|path_ratio|path_length|"
+    r"silent|copied|leakage",
+    "↑": r"r2|strongest_spearman|fine_structure|active|coverage|monoton|on_grid|gain_sd",
 }
 CHART = (260, 120)  # width and height of a curve, in its own units
 HISTOGRAM = (270, 130)  # the same of the bars of a histogram, in units of about a pixel

@@ -15,7 +15,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner, Result
 
-from techloop.artifacts import read_json
+from techloop.artifacts import read_json, write_json
 from techloop.audio import read_audio, write_loop
 from techloop.cli import app
 from techloop.grid import Grid
@@ -97,11 +97,57 @@ def test_generate(model: Path, tmp_path: Path) -> None:
     about = check(out / names[1], bars=1)
     assert about["seed"] == 5
     assert about["command"] == "generate"
-    assert about["arguments"] == {"loops": 3}
+    assert about["arguments"] == {"loops": 3, "set": {}}
     assert about["loop"] == 1
     assert about["model"] == "tiny"
     assert about["model_fingerprint"] == model_fingerprint(model)
     assert about["techloop"]
+
+
+def test_settings_move_along_controls(model: Path, tmp_path: Path) -> None:
+    """From the file beside the model, or from the one that is named."""
+    home = Path(shutil.copytree(model, tmp_path / "model"))
+    direction = np.zeros((3, 4))
+    direction[0, 0] = 1
+    told = {
+        "descriptor": "centroid_hz",
+        "interval": [0, 1],
+        "gains": {},
+        "direction": direction.tolist(),
+    }
+    held = {"latent_vae": model_fingerprint(home), "controls": {"brighter": told}}
+    write_json(home / "controls.json", held)
+    for name, settings in (("none", ()), ("up", ("--set", "brighter=+1.5"))):
+        for command in ("generate", "walk"):
+            out = tmp_path / command / name
+            result = run(command, *settings, "--out", out, "--model", home)
+            assert result.exit_code == 0, result.output
+    for command in ("generate", "walk"):
+        plain, up = (sorted((tmp_path / command / name).glob("*.wav")) for name in ("none", "up"))
+        assert all(a.read_bytes() != b.read_bytes() for a, b in zip(plain, up, strict=True))
+    about = read_json(up[0].with_suffix(".json"))
+    assert about["arguments"]["set"] == {"brighter": 1.5}
+
+    named = ("--controls", shutil.move(home / "controls.json", tmp_path / "named.json"))
+    again = tmp_path / "again"
+    result = run("walk", "--set", "brighter=1.5", *named, "--out", again, "--model", home)
+    assert result.exit_code == 0, result.output
+    assert next(again.glob("*.wav")).read_bytes() == up[0].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("brighter", "is not a control and a number"),
+        ("brighter=much", "is not a control and a number"),
+        ("brighter=1", "controls.json is not there"),
+    ],
+)
+def test_a_setting_that_cannot_be(setting: str, message: str, model: Path, tmp_path: Path) -> None:
+    result = run("generate", "--set", setting, "--out", tmp_path / "out", "--model", model)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_seed_is_reproduced_and_another_differs(model: Path, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from scipy import stats
 
 from techloop.analysis.correlation import (
     benjamini_hochberg,
+    dci,
     evaluate_descriptors,
     factor_probe,
     loop_correlation,
+    mutual_information_gap,
     ranked,
     readable_order,
     ridge_probe,
@@ -160,6 +162,57 @@ def test_factor_probe_reads_level_and_deviation_and_skips_unknown():
     assert np.isnan(factor_probe(mu, factor))
 
 
+def test_disentangled_codes_are_told_from_mixed_ones():
+    draw = np.random.default_rng(12)
+    factors = draw.uniform(size=(400, 3))
+    apart = factors[:, [2, 0, 1]] * [1, -5, 2]
+    mixed = apart @ stats.ortho_group.rvs(3, random_state=0)
+    assert mutual_information_gap(apart, factors) > 0.7
+    assert mutual_information_gap(mixed, factors) < 0.3
+    best, worse = dci(apart, factors, 0), dci(mixed, factors, 0)
+    assert best["disentanglement"] > 0.9
+    assert best["completeness"] > 0.9
+    assert best["informativeness"] > 0.95
+    assert worse["disentanglement"] < 0.5
+    assert worse["completeness"] < 0.5
+    nothing = draw.standard_normal((400, 3))
+    assert mutual_information_gap(nothing, factors) < 0.05
+    assert dci(nothing, factors, 0)["informativeness"] < 0.05
+
+
+def test_a_gap_by_hand():
+    """One code tells a fair coin whole, the other nothing: 1. Both tell it: 0."""
+    coin = np.tile([0.0, 1.0], 64)[:, None]
+    other = np.tile([0.0, 0.0, 1.0, 1.0], 32)[:, None]
+    assert mutual_information_gap(np.hstack([coin, other]), coin) == pytest.approx(1)
+    assert mutual_information_gap(np.hstack([coin, 3 - coin]), coin) == pytest.approx(0)
+
+
+def test_more_noise_is_never_better_disentangled():
+    draw = np.random.default_rng(13)
+    factors, noise = draw.uniform(size=(2, 300, 3))
+    codes = [factors + g * noise for g in (0, 0.5, 2, 10)]
+    for measure in (
+        lambda c: mutual_information_gap(c, factors),
+        lambda c: dci(c, factors, 0)["informativeness"],
+        lambda c: dci(c, factors, 0)["disentanglement"],
+    ):
+        values = [measure(c) for c in codes]
+        assert values == sorted(values, reverse=True)
+
+
+def test_what_cannot_be_disentangled_is_undefined():
+    draw = np.random.default_rng(14)
+    codes, factors = draw.uniform(size=(2, 100, 3))
+    unknown = np.where(np.arange(100)[:, None] < 3, np.nan, factors)
+    for c, f in ((codes, unknown), (codes, np.ones_like(factors)), (codes[:, :1], factors)):
+        assert np.isnan(mutual_information_gap(c, f))
+        assert np.isnan(list(dci(c, f, 0).values())).all()
+    assert np.isnan(mutual_information_gap(codes[:20], factors[:20]))
+    constant = np.column_stack([codes[:, 0], np.zeros(100)])  # a code may well be
+    assert 0 <= mutual_information_gap(constant, factors) <= 1
+
+
 def test_readable_order_puts_followers_of_one_descriptor_together():
     values = np.array([[0.1, 0.5], [-0.9, 0.2], [0.2, -0.7], [np.nan, np.nan]])
     assert readable_order(values) == [1, 3, 2, 0]
@@ -207,6 +260,7 @@ def test_few_loops_leave_some_numbers_undefined(tmp_path, n):
     )
     undefined = {name for name, value in metrics.items() if not np.isfinite(value)}
     factors = {"mean_factor_r2", "factor_r2_hiss"}
+    factors |= {name for name in metrics if "dci" in name or "mig" in name}
     probes = {name for name in metrics if "probe" in name} | {"significant_share"}
     assert undefined == (factors | probes if n == 2 else factors)
     items = json.loads((tmp_path / "a" / "items.json").read_text())

@@ -8,7 +8,12 @@ import torch
 from techloop.artifacts import read_json, write_json
 from techloop.datasets import LoopDataset
 from techloop.grid import Grid
-from techloop.instrument import Instrument, closed_walk, interpolate
+from techloop.instrument import (
+    Instrument,
+    closed_walk,
+    interpolate,
+    interpolate_spherically,
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +118,19 @@ def test_models_of_two_runs(latent_vae_folder: Path, tmp_path: Path) -> None:
     write_json(copy / "audio_vae" / "config.json", {**config, "seed": 99})
     with pytest.raises(ValueError, match="files of two runs are mixed"):
         Instrument.load(copy)
+
+
+def test_an_arc_keeps_its_ends_its_norm_and_its_speed() -> None:
+    a, b = torch.tensor([[3.0], [0.0]]), torch.tensor([[0.0], [3.0]])
+    arc = interpolate_spherically(a, b, 4)[..., 0]
+    torch.testing.assert_close(arc[[0, -1]], torch.stack([a, b])[..., 0])
+    angle = torch.atan2(arc[:, 1], arc[:, 0])
+    torch.testing.assert_close(angle, torch.linspace(0, torch.pi / 2, 4))
+    torch.testing.assert_close(arc.norm(dim=1), torch.full((4,), 3.0))
+    # Ends of two norms: from one to the other; where there is no arc, the line.
+    norms = interpolate_spherically(a, 2 * b, 3).flatten(1).norm(dim=1)
+    torch.testing.assert_close(norms, torch.tensor([3.0, 4.5, 6.0]))
+    for end in (2 * a, -a, 0 * a):
+        torch.testing.assert_close(interpolate_spherically(a, end, 5), interpolate(a, end, 5))
+    with pytest.raises(ValueError, match="2 bars or more"):
+        interpolate_spherically(a, b, 1)

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -13,27 +14,33 @@ from techloop.analysis.smoothness import (
     closed_length_ratio,
     crossfade,
     evaluate_smoothness,
+    excess_path_length,
     jerk,
     largest_jump,
+    measured,
     monotonicity,
     path_length_ratio,
-    path_metrics,
+    perceptual_path,
     walk_metrics,
 )
 from techloop.audio import read_audio
 from techloop.datasets import LoopDataset
+from techloop.descriptors import UNITS
 from techloop.grid import Grid
 from techloop.instrument import Instrument
 from techloop.models.audio_vae import AudioVAE
 from techloop.models.latent_vae import LatentVAE
 from tests.made_loops import GRID, contents, kicks, write_loops
 
+# In the unit of the values; the others have none.
+RATIOS = [name for name in MEASURES if name != "excess_path_length"]
 LINE = np.linspace(-3.0, 5.0, 9)
 DETOUR = np.array([0.0, 2.0, 1.0, 3.0])
 
 
 def test_a_straight_line_is_perfect():
     assert path_length_ratio(LINE) == pytest.approx(1)
+    assert excess_path_length(LINE) == pytest.approx(0)
     assert monotonicity(LINE) == pytest.approx(1)
     assert largest_jump(LINE) == pytest.approx(1 / 8)
     assert jerk(LINE) == pytest.approx(0, abs=1e-9)
@@ -41,6 +48,8 @@ def test_a_straight_line_is_perfect():
 
 def test_a_detour_by_hand():
     assert path_length_ratio(DETOUR) == pytest.approx(5 / 3)
+    assert excess_path_length(DETOUR) == pytest.approx(2)
+    assert excess_path_length(np.array([1.0, 4.0, 1.0])) == pytest.approx(6)
     assert monotonicity(DETOUR) == pytest.approx(0.8)
     assert largest_jump(DETOUR) == pytest.approx(2 / 3)
     # Steps 2, -1, 2; their differences -3, 3; the third difference 6, in steps of 1/3.
@@ -55,7 +64,8 @@ def test_jerk_of_a_cubic_is_its_third_derivative():
 @pytest.mark.parametrize("name", MEASURES)
 def test_constant_paths_are_undefined_and_bad_ones_refused(name):
     measure = MEASURES[name]
-    assert np.isnan(measure(np.full(5, 2.0)))
+    constant = measure(np.full(5, 2.0))
+    assert np.isnan(constant) if name in RATIOS else constant == 0
     with pytest.raises(ValueError, match="points here"):
         measure(np.array([1.0]))
     with pytest.raises(ValueError, match="NaN or infinite"):
@@ -66,8 +76,8 @@ def test_constant_paths_are_undefined_and_bad_ones_refused(name):
 @given(st.floats(0.1, 100), st.floats(-100, 100), st.integers(0, 99))
 def test_measures_know_neither_unit_nor_direction(name, scale, shift, seed):
     values = np.random.default_rng(seed).standard_normal(8)
-    moved = MEASURES[name](values * scale + shift)
-    assert moved == pytest.approx(MEASURES[name](values), rel=1e-5)
+    moved = MEASURES[name](values * scale + shift) / (1 if name in RATIOS else scale)
+    assert moved == pytest.approx(MEASURES[name](values), rel=1e-5, abs=1e-9)
     assert MEASURES[name](-values[::-1]) == pytest.approx(MEASURES[name](values), rel=1e-5)
 
 
@@ -91,13 +101,45 @@ def test_closed_curves():
         closed_length_ratio(np.zeros(1))
 
 
-def test_metrics_are_medians_over_paths_that_have_a_value():
-    paths = np.stack([LINE, DETOUR.repeat(3)[:9], np.zeros(9)])[..., None].repeat(2, 2)
-    metrics = path_metrics(paths)
-    assert metrics["path_length_ratio_loudness_db"] == np.median(
-        [1, path_length_ratio(paths[1, :, 0])]
-    )
-    assert np.isnan(path_metrics(np.zeros((2, 5, 2)))["jerk_centroid_hz"])
+def test_a_perceptual_path_by_hand():
+    levels = np.zeros((4, 2, 3))
+    levels[1:] += np.array([2.0, 1.0, 3.0])[:, None, None]  # steps of 2, 1 and 2 dB
+    found = perceptual_path(levels)
+    assert found["perceptual_path_length_db"] == pytest.approx(5)
+    assert found["perceptual_path_ratio"] == pytest.approx(5 / 3)
+    assert found["perceptual_largest_jump"] == pytest.approx(2 / 3)
+    closed = perceptual_path(levels[[0, 1, 0]])
+    assert closed["perceptual_path_length_db"] == pytest.approx(4)
+    assert np.isnan([closed["perceptual_path_ratio"], closed["perceptual_largest_jump"]]).all()
+    with pytest.raises(ValueError, match="two loops"):
+        perceptual_path(levels[:1])
+    with pytest.raises(ValueError, match="finite"):
+        perceptual_path(levels * np.nan)
+
+
+def test_a_perceptual_path_is_never_shorter_than_straight_and_longer_with_noise():
+    rng = np.random.default_rng(0)
+    line = np.linspace(0, 1, 6)[:, None, None] * rng.standard_normal((4, 5)) * 20
+    noise = rng.standard_normal(line.shape)
+    noise[[0, -1]] = 0
+    found = [perceptual_path(line + g * noise) for g in (0, 0.1, 1, 10)]
+    for name in ("perceptual_path_ratio", "perceptual_path_length_db", "perceptual_largest_jump"):
+        values = [f[name] for f in found]
+        assert values == sorted(values)
+    assert found[0]["perceptual_path_ratio"] == pytest.approx(1)
+    assert found[0]["perceptual_largest_jump"] == pytest.approx(1 / 5)
+
+
+def test_measures_are_medians_over_paths_that_have_a_value():
+    paths = np.stack([LINE, DETOUR.repeat(3)[:9], np.zeros(9)])[..., None].repeat(13, 2)
+    table = measured(paths, [{"own": v} for v in (1.0, 5.0, 2.0)], 0)
+    table = table.set_index(["measure", "descriptor"])
+    row = table.loc["path_length_ratio", "loudness_db"]
+    assert row["median"] == np.median([1, path_length_ratio(paths[1, :, 0])])
+    assert row["low"] <= row["median"] <= row["high"]
+    assert table.loc["own", ""].tolist() == [2, 1, 5]
+    still = measured(np.zeros((2, 5, 13)), [{"own": 1.0}] * 2, 0).set_index("measure")
+    assert still.loc["jerk"].drop(columns="descriptor").isna().all(axis=None)
     assert walk_metrics(paths)["walk_length_ratio_centroid_hz"] >= 1
 
 
@@ -133,11 +175,19 @@ def test_the_folder_is_whole_and_the_same_again(tmp_path, instrument, loops):
     }
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert runs["a"] != runs["c"]
-    for way in ("", "vae1_", "crossfade_", "shuffled_"):
+    a = runs["a"]
+    for way in ("", "spherical_", "vae1_", "crossfade_", "shuffled_"):
         for name in MEASURES:
-            assert f"{way}{name}_loudness_db" in runs["a"]
+            assert f"{way}{name}_loudness_db" in a
+        assert a[f"{way}perceptual_path_ratio"] >= 1 - 1e-6
+        assert 0 <= a[f"{way}midpoint_nearest_ratio"] <= 1
+    # Shuffling a path makes it longer but leaves it where it is.
+    assert a["shuffled_perceptual_path_length_db"] > a["perceptual_path_length_db"]
+    table = pd.read_csv(tmp_path / "a" / "measures.csv", keep_default_na=False, na_values=["nan"])
+    assert set(table["descriptor"]) == {"", *UNITS}
+    assert len(table) == 5 * (len(MEASURES) * len(UNITS) + 4)
     items = json.loads((tmp_path / "a" / "items.json").read_text())
-    assert {i["file"] for i in items} | {"items.json", "metrics.json"} == set(
+    assert {i["file"] for i in items} | {"items.json", "measures.csv", "metrics.json"} == set(
         contents(tmp_path / "a")
     )
     bars = {
@@ -153,7 +203,10 @@ def test_few_loops_are_enough(tmp_path, instrument, n):
     metrics = evaluate_smoothness(
         instrument, LoopDataset(folder, "test"), tmp_path / "a", paths=3, points=4, seed=0
     )
-    assert np.isfinite(list(metrics.values())).all()
+    undefined = {name for name, value in metrics.items() if not np.isfinite(value)}
+    # Without a third loop there is none to be near to.
+    assert all("nearest_ratio" in name for name in undefined)
+    assert bool(undefined) == (n == 2)
     assert "paths.png" in contents(tmp_path / "a")
 
 

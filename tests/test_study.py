@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from techloop.analysis.study import KEYS, SMOOTH, decoded_distance, report_study, run_of_study
+from techloop.analysis.study import KEYS, SMOOTH, WAYS, decoded_distance, report_study, run_of_study
 from techloop.artifacts import write_json
 from techloop.datasets import LatentDataset
 from techloop.instrument import Instrument
@@ -35,9 +35,8 @@ def test_a_run_is_measured_whole_and_twice_the_same(
     assert found[0] == pytest.approx(found[1], nan_ok=True)
     assert [found[0][key] for key in KEYS] == ["kl", "posterior", 1, 3]
     expected = {"rate_nats_per_loop", "cross_entropy_nats_per_frame", "decoded_log_distance"}
-    assert expected | set(SMOOTH) | {"coverage", "standard_coverage", "real_coverage"} <= set(
-        found[0]
-    )
+    smooth = {way + name for way in WAYS for name in SMOOTH}
+    assert expected | smooth | {"coverage", "standard_coverage", "real_coverage"} <= set(found[0])
 
 
 def test_decoding_at_both_levels_is_no_better_than_at_one(
@@ -54,7 +53,8 @@ def test_decoding_at_both_levels_is_no_better_than_at_one(
 def made_run(folder: Path, objective: str, length: int, seed: int) -> Path:
     """A run with numbers that follow from its name."""
     draw = np.random.default_rng(seed)
-    names = {"rate_nats_per_loop", "decoded_log_distance", "decoded_linear_distance", *SMOOTH}
+    names = {"rate_nats_per_loop", "decoded_log_distance", "decoded_linear_distance"}
+    names |= {way + name for way in WAYS for name in SMOOTH} | {"end_nearest_ratio"}
     values = {name: length + float(draw.uniform()) for name in sorted(names)}
     shares = ("coverage", "standard_coverage", "real_coverage")
     values |= {name: float(draw.uniform()) for name in shares}

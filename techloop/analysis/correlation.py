@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from scipy import stats
+from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
@@ -19,26 +20,16 @@ from sklearn.preprocessing import StandardScaler
 
 from techloop.artifacts import whole_folder, write_json
 from techloop.datasets import LatentDataset, LoopDataset
-from techloop.descriptors import frame_descriptors
+from techloop.descriptors import LABELS, frame_descriptors
 from techloop.figures import correlation_heatmap, probe_bars
 
 FALSE_DISCOVERY_RATE = 0.05
 CONFIDENCE = 0.95
 FOLDS = 5
+BINS = 8  # of equal counts, for mutual information
+TREES = 100
 RIDGE_ALPHAS = np.logspace(-2, 4, 13)
 BATCH = 32
-LABELS = {
-    "loudness_db": "loudness",
-    "centroid_hz": "centroid",
-    "bandwidth_hz": "bandwidth",
-    "rolloff_hz": "roll-off",
-    "flatness": "flatness",
-    "zero_crossing_rate": "zero crossings",
-    "onset_strength": "onset strength",
-    "low_db": "low band",
-    "mid_db": "mid band",
-    "high_db": "high band",
-}
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,9 @@ def evaluate_descriptors(
     Returns:
         What metrics.json holds: `spearman_<descriptor>`, the strongest of any dimension with its
         sign; `significant_share` of all pairs; `probe_r2_<descriptor>` of all dimensions together;
-        `factor_r2_<factor>` where ground truth exists; means of the three over their kind.
+        `factor_r2_<factor>` where ground truth exists; means of the three over their kind; with
+        ground truth also `mig` and the three of `dci`, of what a loop's latents are on average and
+        how much they move, and of the same after a random rotation (`rotated_`), which mixes all.
         Two loops have no significance, and fewer than `FOLDS` no R² (of a factor: fewer than twice
         as many): nan.
 
@@ -126,6 +119,12 @@ def evaluate_descriptors(
     if factors:
         metrics["mean_factor_r2"] = _mean(factors)
         metrics |= {f"factor_r2_{n}": v for n, v in factors.items()}
+
+        codes, truth = _codes(mu), table.filter(regex="^factor_").to_numpy(float)
+        turn = stats.ortho_group.rvs(codes.shape[1], random_state=rng) if codes.shape[1] > 1 else 1
+        for prefix, code in (("", codes), ("rotated_", codes @ turn)):
+            metrics[f"{prefix}mig"] = mutual_information_gap(code, truth)
+            metrics |= {f"{prefix}dci_{n}": v for n, v in dci(code, truth, seed).items()}
 
     order = readable_order(spearman.value)
     panels = {"frame descriptors": {LABELS[n]: v for n, v in probe.items()}}
@@ -271,8 +270,71 @@ def factor_probe(mu: Float[np.ndarray, "n d t"], factor: Float[np.ndarray, "n"])
     known = np.isfinite(factor)
     if known.sum() < 2 * FOLDS:
         return float("nan")
-    features = np.concatenate([mu.mean(2), mu.std(2)], 1)[known]
+    features = _codes(mu)[known]
     return float(ridge_probe(features, factor[known][:, None], np.arange(known.sum()))[0])
+
+
+def mutual_information_gap(
+    codes: Float[np.ndarray, "n d"], factors: Float[np.ndarray, "n k"]
+) -> float:
+    """How much more the best code tells of a factor than the second best, 0 to 1 (1: one alone).
+
+    Mean over factors of the difference of the two mutual informations, over the factor's entropy.
+    Codes are cut into `BINS` of equal counts, and so are factors with more values than that.
+    Factors that are not known of all rows or constant are left out; none is left, there is but one
+    code, or there are fewer rows than `BINS` squared: nan.
+
+    References:
+        Chen et al., Isolating sources of disentanglement in VAEs, 2018, equation 6.
+    """
+    n, d = codes.shape
+    usable = _usable(factors)
+    if d < 2 or n < BINS**2 or not usable.any():
+        return float("nan")
+    cells = [_one_hot(column) for column in codes.T]
+    gaps = []
+    for factor in factors[:, usable].T:
+        states = _one_hot(factor)
+        share = states.mean(0)
+        entropy = -(share * np.log(share)).sum()
+        told = np.sort([_mutual_information(cell, states) for cell in cells])
+        gaps.append((told[-1] - told[-2]) / entropy)
+    return float(np.mean(gaps))
+
+
+def dci(
+    codes: Float[np.ndarray, "n d"], factors: Float[np.ndarray, "n k"], seed: int
+) -> dict[str, float]:
+    """Disentanglement, completeness and informativeness, each 0 to 1 (1: best).
+
+    A random forest predicts each factor from all codes; how much each code counts in it is the
+    importance R. `disentanglement`: does a code count for one factor alone; `completeness`: does a
+    factor rest on one code alone; both 1 - entropy of R over the other axis, weighted by what each
+    counts. `informativeness`: mean R² of rows out of the bag, those below 0 as 0. Factors that are
+    not known of all rows or constant are left out; fewer than two are left, or two codes, or fewer
+    than 20 rows: nan.
+
+    References:
+        Eastwood & Williams, A framework for the quantitative evaluation of disentangled
+        representations, 2018, section 2.
+    """
+    usable = _usable(factors)
+    names = ("disentanglement", "completeness", "informativeness")
+    if codes.shape[1] < 2 or usable.sum() < 2 or len(codes) < 20:
+        return dict.fromkeys(names, float("nan"))
+    importance, scores = [], []
+    for factor in factors[:, usable].T:
+        forest = RandomForestRegressor(TREES, oob_score=True, random_state=seed)
+        forest.fit(codes, (factor - factor.mean()) / factor.std())
+        importance.append(forest.feature_importances_)
+        scores.append(max(forest.oob_score_, 0.0))
+    r = np.stack(importance, 1) + 1e-12
+    d, k = r.shape
+    by_code, by_factor = r / r.sum(1, keepdims=True), r / r.sum(0)
+    alone = 1 + (by_code * np.log(by_code)).sum(1) / np.log(k)
+    whole = 1 + (by_factor * np.log(by_factor)).sum(0) / np.log(d)
+    values = (np.average(alone, weights=r.sum(1)), whole.mean(), np.mean(scores))
+    return dict(zip(names, map(float, values), strict=True))
 
 
 def readable_order(values: Float[np.ndarray, "d k"]) -> list[int]:
@@ -280,6 +342,34 @@ def readable_order(values: Float[np.ndarray, "d k"]) -> list[int]:
     size = np.abs(np.nan_to_num(values))
     best = size.argmax(1)
     return sorted(range(len(values)), key=lambda d: (best[d], -size[d, best[d]], d))
+
+
+def _codes(mu: Float[np.ndarray, "n d t"]) -> Float[np.ndarray, "n e"]:
+    """A loop's latents as one row: mean and deviation over time, each standardised over loops."""
+    codes = np.concatenate([mu.mean(2), mu.std(2)], 1).astype(np.float64)
+    deviation = codes.std(0)
+    return (codes - codes.mean(0)) / np.where(deviation > 0, deviation, 1)
+
+
+def _usable(factors: np.ndarray) -> np.ndarray:
+    """Which factors are known of all rows and vary."""
+    return np.isfinite(factors).all(0) & (np.ptp(np.nan_to_num(factors), axis=0) > 0)
+
+
+def _one_hot(values: np.ndarray) -> np.ndarray:
+    """Which of `BINS` bins of equal counts each value is in, or which value it is; no empty one."""
+    states = np.unique(values, return_inverse=True)[1]
+    if states.max() >= BINS:
+        edges = np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1])
+        states = np.unique(np.searchsorted(edges, values, side="right"), return_inverse=True)[1]
+    return np.eye(states.max() + 1)[states]
+
+
+def _mutual_information(a: np.ndarray, b: np.ndarray) -> float:
+    """In nats, of two variables given as one-hot rows."""
+    joint = a.T @ b / len(a)
+    apart = np.outer(joint.sum(1), joint.sum(0))
+    return float((joint * np.log(np.where(joint > 0, joint / apart, 1))).sum())
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:

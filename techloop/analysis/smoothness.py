@@ -1,37 +1,45 @@
-"""Is the top space smooth: how loudness and brightness move along its paths, loop by loop.
+"""Is the top space smooth: how a loop changes along its paths, step by step.
 
-Ways from one loop to another are compared on the same ends: the straight line in the top space,
-the straight line between VAE 1's latents of its ends, the linear cross-fade of the ends' waveforms,
-and the first with its points between the ends shuffled.
+Ways from one loop to another are compared on the same ends: the straight line in the top space, the
+arc there (at constant angular speed), the straight line between VAE 1's latents of the ends, the
+linear cross-fade of the ends' waveforms, and the first with its points between the ends shuffled.
+
+A cross-fade is about as even as a way can be, and tells that evenness alone is not enough: half-way
+it is two loops at once. So `midpoint_nearest_ratio` asks whether what is half-way is like a loop.
 """
 
 import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from scipy import stats
 from tqdm import tqdm
 
+from techloop.analysis.generation import features, nearest_distance
 from techloop.artifacts import whole_folder, write_json
 from techloop.audio import write_loop
 from techloop.datasets import LoopDataset
-from techloop.descriptors import loop_descriptors
+from techloop.descriptors import UNITS, loop_descriptors
 from techloop.figures import descriptor_paths, descriptor_walks, spectrogram_grid
 from techloop.grid import Grid
-from techloop.instrument import Instrument, interpolate
+from techloop.instrument import Instrument, interpolate, interpolate_spherically
 from techloop.spectral import log_mel
 
 FOLLOWED = {"loudness_db": "loudness (LUFS)", "centroid_hz": "centroid (Hz)"}
 WAYS = {  # in the order and under the names of the figure
     "top": "top space",
+    "spherical": "top space, arc",
     "vae1": "VAE 1's latents",
     "crossfade": "cross-fade",
     "shuffled": "top space, shuffled",
 }
 WALKS = 3
 SHOWN = 4
+NEIGHBOURHOOD = 200  # loops that what is half-way is held against
+RESAMPLINGS = 1000
 
 
 @torch.inference_mode()
@@ -49,15 +57,23 @@ def evaluate_smoothness(
     Args:
         instrument: both VAEs.
         loops: where the ends come from: the test split.
-        folder: is replaced; gets metrics.json, items.json, PNG and WAV files.
+        folder: is replaced; gets metrics.json, measures.csv, items.json, PNG and WAV files.
         paths: how many pairs of loops, drawn by `seed`.
         points: loops of a path, its ends included; a walk has twice as many.
         seed: of the draws.
 
     Returns:
-        What metrics.json holds: for each followed descriptor the median over paths of each of
-        `MEASURES`, as `<measure>_<descriptor>`, and the same with `vae1_`, `crossfade_` and
-        `shuffled_` before it; for walks `walk_length_ratio_<descriptor>`.
+        What metrics.json holds, each for the straight line in the top space, and the same of other
+        ways with `spherical_`, `vae1_`, `crossfade_` and `shuffled_` before it:
+
+        * `<measure>_<descriptor>`: for loudness and centroid the median over paths of each of
+          `MEASURES`; measures.csv has them for every loop descriptor, with intervals;
+        * `perceptual_path_length_db`, `perceptual_path_ratio`, `perceptual_largest_jump`: see
+          `perceptual_path`; medians over paths;
+        * `midpoint_nearest_ratio`: how near the loop half-way is to the nearest real loop but the
+          path's own ends, see `nearest_distance`; median over paths; nan where there are no others;
+        * `end_nearest_ratio`: the same of the ends, which is what to compare it with;
+        * for walks alone `walk_length_ratio_<descriptor>`: see `closed_length_ratio`.
 
     Raises:
         ValueError: fewer than two loops, four points, or loops of another grid.
@@ -71,20 +87,43 @@ def evaluate_smoothness(
     grid, rng = instrument.grid, np.random.default_rng(seed)
     pairs = np.stack([rng.choice(len(loops), 2, replace=False) for _ in range(paths)])
     ends = instrument.embed(loops.audio(pairs.ravel())).unflatten(0, (paths, 2))
+    near = np.sort(rng.permutation(len(loops))[:NEIGHBOURHOOD])
+    real = features(loops.audio(near), grid)["patterns"]
 
-    curves = {way: np.empty((paths, points, len(FOLLOWED))) for way in WAYS}
-    for i, (a, b) in enumerate(tqdm(ends, "paths")):
+    curves: dict[str, list[np.ndarray]] = {way: [] for way in WAYS}
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    at_ends: list[np.ndarray] = []
+    for pair, (a, b) in zip(pairs, tqdm(ends, "paths"), strict=True):
         z = instrument.latents(interpolate(a, b, points))
         top = instrument.decode(z)
-        curves["top"][i] = _followed(top, grid)
-        curves["vae1"][i] = _followed(instrument.decode(interpolate(z[0], z[-1], points)), grid)
-        curves["crossfade"][i] = _followed(crossfade(top[0], top[-1], points), grid)
+        sounds = {
+            "top": top,
+            "spherical": instrument.render(interpolate_spherically(a, b, points)),
+            "vae1": instrument.decode(interpolate(z[0], z[-1], points)),
+            "crossfade": crossfade(top[0], top[-1], points),
+        }
+        heard = {way: features(audio, grid) for way, audio in sounds.items()}
         between = 1 + rng.permutation(points - 2)
-        curves["shuffled"][i] = curves["top"][i][[0, *between, points - 1]]
-    metrics: dict[str, float] = {"paths": float(paths), "points": float(points)}
-    for way, values in curves.items():
-        prefix = "" if way == "top" else f"{way}_"
-        metrics |= {prefix + name: value for name, value in path_metrics(values).items()}
+        order = [0, *between, points - 1]
+        heard["shuffled"] = {name: v[order] for name, v in heard["top"].items()}
+        others = real[~np.isin(near, pair)]
+        at_ends.append(_nearest_ratio(heard["top"]["patterns"][[0, -1]], others))
+        for way, values in heard.items():
+            curves[way].append(values["descriptors"].astype(np.float64))
+            (half_way,) = _nearest_ratio(values["patterns"][[points // 2]], others).tolist()
+            found[way].append(
+                perceptual_path(values["patterns"]) | {"midpoint_nearest_ratio": half_way}
+            )
+    table = pd.concat(
+        [measured(np.stack(curves[way]), found[way], seed).assign(way=way) for way in WAYS],
+        ignore_index=True,
+    )
+    headline = table[table["descriptor"].isin(["", *FOLLOWED])]
+    names = np.where(headline["way"] == "top", "", headline["way"] + "_") + headline["measure"]
+    names += np.where(headline["descriptor"] == "", "", "_" + headline["descriptor"])
+    metrics = {"paths": float(paths), "points": float(points)}
+    metrics["end_nearest_ratio"] = float(np.median(at_ends))
+    metrics |= dict(zip(names, headline["median"].tolist(), strict=True))
 
     steps = 2 * points
     walks = [instrument.walk(steps * grid.bars, seed + i) for i in tqdm(range(WALKS), "walks")]
@@ -96,9 +135,10 @@ def evaluate_smoothness(
     low_hz, high_hz = 30.0, grid.sample_rate_hz / 2
     with whole_folder(folder) as new:
         shown = slice(0, min(SHOWN, paths))
+        followed = [list(UNITS).index(name) for name in FOLLOWED]
         descriptor_paths(
             new / "paths.png",
-            {WAYS[way]: values[shown] for way, values in curves.items()},
+            {WAYS[way]: np.stack(curves[way])[shown][..., followed] for way in WAYS},
             list(FOLLOWED.values()),
             [f"pair {i + 1}" for i in range(paths)[shown]],
         )
@@ -115,6 +155,7 @@ def evaluate_smoothness(
             beats = grid.beats * len(audio) // grid.samples
             write_loop(new / f"{name}.wav", audio, grid.sample_rate_hz, grid.bpm, beats)
         write_json(new / "items.json", _items(paths, points, steps))
+        table.to_csv(new / "measures.csv", index=False)
         write_json(new / "metrics.json", metrics)
     return metrics
 
@@ -176,7 +217,48 @@ def jerk(values: Float[np.ndarray, "n"]) -> float:
     return float(np.sqrt(np.mean(third**2)) / displacement)
 
 
+def excess_path_length(values: Float[np.ndarray, "n"]) -> float:
+    """Travelled less straight distance, in the descriptor's unit (0: monotone; lower is better).
+
+    Defined where the ends are alike as well, as those of equally loud loops are.
+
+    Raises:
+        ValueError: fewer than two points, or one that is not finite.
+    """
+    displacement = _displacement(values, 2)
+    return max(float(np.abs(np.diff(values)).sum() - displacement), 0.0)
+
+
+def perceptual_path(patterns: Float[np.ndarray, "n steps mels"]) -> dict[str, float]:
+    """How far a path of loops goes, as root mean square difference of mel levels of sixteenths.
+
+    * `perceptual_path_length_db`: sum over steps, in dB.
+    * `perceptual_path_ratio`: that over the distance of the ends: 1 or more, lower is straighter.
+    * `perceptual_largest_jump`: the largest step over that distance; 1 / (n - 1) or more.
+
+    A path that ends where it began: nan but for its length.
+
+    Raises:
+        ValueError: fewer than two loops, or a level that is not finite.
+
+    References:
+        Karras et al., A style-based generator architecture for GANs, 2019, section 4.1, with whole
+        paths instead of their derivative, and mel levels instead of a network's features.
+    """
+    if len(patterns) < 2 or not np.isfinite(patterns).all():
+        raise ValueError(f"a path takes two loops of finite levels or more, got {len(patterns)}")
+    flat = patterns.reshape(len(patterns), -1).astype(np.float64)
+    steps = np.sqrt(np.mean(np.diff(flat, axis=0) ** 2, 1))
+    straight = float(np.sqrt(np.mean((flat[-1] - flat[0]) ** 2)))
+    return {
+        "perceptual_path_length_db": float(steps.sum()),
+        "perceptual_path_ratio": float(steps.sum()) / straight if straight else math.nan,
+        "perceptual_largest_jump": float(steps.max()) / straight if straight else math.nan,
+    }
+
+
 MEASURES = {
+    "excess_path_length": excess_path_length,
     "path_length_ratio": path_length_ratio,
     "monotonicity": monotonicity,
     "largest_jump": largest_jump,
@@ -199,19 +281,44 @@ def closed_length_ratio(values: Float[np.ndarray, "n"]) -> float:
     return float(np.abs(np.diff(values, append=values[0])).sum() / (2 * extent))
 
 
-def path_metrics(values: Float[np.ndarray, "paths points descriptors"]) -> dict[str, float]:
-    """The median over paths of every measure and descriptor; nan where no path has one."""
-    return {
-        f"{name}_{descriptor}": _median([measure(path) for path in values[..., k]])
-        for k, descriptor in enumerate(FOLLOWED)
+def measured(
+    curves: Float[np.ndarray, "paths points descriptors"],
+    perceived: list[dict[str, float]],
+    seed: int,
+) -> pd.DataFrame:
+    """All measures of some paths: medians over those that have a value.
+
+    Args:
+        curves: the loop descriptors, in the order of `UNITS`.
+        perceived: further measures of each path, of no descriptor.
+        seed: of the resamplings.
+
+    Returns:
+        Columns `measure`, `descriptor` ("" for none), `median`, and `low` and `high`: the middle
+        95 % of its bootstrap over paths. nan where no path has a value.
+    """
+    values = {
+        (name, descriptor): [measure(path) for path in curves[..., k]]
+        for k, descriptor in enumerate(UNITS)
         for name, measure in MEASURES.items()
     }
+    values |= {(name, ""): [path[name] for path in perceived] for name in perceived[0]}
+    draws = np.random.default_rng(seed).integers(len(curves), size=(RESAMPLINGS, len(curves)))
+    rows = []
+    for (name, descriptor), of in values.items():
+        each = pd.DataFrame(np.asarray(of)[draws].T)
+        low, high = each.median().quantile([0.025, 0.975])  # of those that are defined
+        row = {"measure": name, "descriptor": descriptor, "median": pd.Series(of).median()}
+        rows.append(row | {"low": low, "high": high})
+    return pd.DataFrame(rows)
 
 
 def walk_metrics(values: Float[np.ndarray, "walks loops descriptors"]) -> dict[str, float]:
     """The median over closed walks of `closed_length_ratio`, by descriptor."""
     return {
-        f"walk_length_ratio_{descriptor}": _median([closed_length_ratio(w) for w in values[..., k]])
+        f"walk_length_ratio_{descriptor}": float(
+            pd.Series([closed_length_ratio(w) for w in values[..., k]]).median()
+        )
         for k, descriptor in enumerate(FOLLOWED)
     }
 
@@ -242,14 +349,15 @@ def _displacement(values: np.ndarray, points: int) -> float:
     return float(abs(values[-1] - values[0]))
 
 
-def _median(values: list[float]) -> float:
-    defined = [v for v in values if math.isfinite(v)]
-    return float(np.median(defined)) if defined else math.nan
-
-
 def _followed(audio: np.ndarray, grid: Grid) -> Float[np.ndarray, "n descriptors"]:
     values = loop_descriptors(torch.from_numpy(audio), grid)
     return np.stack([values[name].numpy() for name in FOLLOWED], 1).astype(np.float64)
+
+
+def _nearest_ratio(
+    patterns: Float[np.ndarray, "n steps mels"], others: Float[np.ndarray, "m _ _"]
+) -> Float[np.ndarray, "n"]:
+    return nearest_distance(patterns, others)[1] if len(others) else np.full(len(patterns), np.nan)
 
 
 def _overview(audio: np.ndarray, grid: Grid) -> np.ndarray:

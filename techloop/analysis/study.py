@@ -26,7 +26,16 @@ from techloop.training.loop import Log
 
 BATCH = 16
 KEYS = ("regulariser", "objective", "length", "seed")
-SMOOTH = [f"{way}path_length_ratio_{d}" for way in ("", "vae1_", "crossfade_") for d in FOLLOWED]
+WAYS = ("", "spherical_", "vae1_", "crossfade_", "shuffled_")
+SMOOTH = (
+    "perceptual_path_ratio",
+    "midpoint_nearest_ratio",
+    *(
+        f"{measure}_{d}"
+        for measure in ("excess_path_length", "path_length_ratio")
+        for d in FOLLOWED
+    ),
+)
 GENERATED = ("coverage", "diversity_ratio", "frechet_log_mel", "on_grid_share")
 
 
@@ -51,8 +60,7 @@ def run_of_study(
           `active_units`, see `latent_vae_metrics`;
         * `decoded_log_distance`, `decoded_linear_distance`: `spectral_distance` of loops decoded
           from the points to those decoded from VAE 1's own latents;
-        * `path_length_ratio_<descriptor>` along interpolations, and that of the baselines, see
-          `evaluate_smoothness`;
+        * `SMOOTH` along interpolations, and that of the baselines, see `evaluate_smoothness`;
         * `coverage`, `diversity_ratio`, `frechet_log_mel`, `on_grid_share` of loops from the
           learned prior, from independent points (`standard_`), and of real ones (`real_`), see
           `evaluate_generation`.
@@ -88,7 +96,8 @@ def run_of_study(
             points=smoothness.points,
             seed=seed,
         )
-        metrics |= {name: found[name] for name in SMOOTH}
+        metrics |= {way + name: found[way + name] for way in WAYS for name in SMOOTH}
+        metrics["end_nearest_ratio"] = found["end_nearest_ratio"]
         found = evaluate_generation(
             instrument,
             LoopDataset(loops_folder, "train"),
@@ -129,9 +138,8 @@ def report_study(runs: Sequence[Path], folder: str | Path) -> pd.DataFrame:
     Args:
         runs: the files.
         folder: is replaced; gets study.csv (a row a cell: means over seeds, and the lowest and
-            highest as `_low`, `_high`), runs.csv (a row a run) and study.png. `smoothness` is the
-            mean path length ratio of the descriptors followed; its baselines in the figure are
-            means over all runs, as they join the same ends.
+            highest as `_low`, `_high`), runs.csv (a row a run) and study.png, whose baselines reach
+            from the lowest to the highest of all cells, as each joins ends of its own.
 
     Returns:
         The table, a row a cell.
@@ -143,8 +151,6 @@ def report_study(runs: Sequence[Path], folder: str | Path) -> pd.DataFrame:
         raise ValueError("there are no runs of the study yet; `make study` makes them")
     every = pd.DataFrame([read_json(path) for path in sorted(runs)])
     every["decoded_distance"] = every["decoded_log_distance"] + every["decoded_linear_distance"]
-    for way in ("", "vae1_", "crossfade_"):
-        every[f"{way}smoothness"] = every.filter(regex=f"^{way}path_length_ratio_").mean(axis=1)
     cells = every.groupby(list(KEYS[:3]))[[c for c in every if c not in KEYS]]
     low, high = cells.min().add_suffix("_low"), cells.max().add_suffix("_high")
     table = pd.concat([cells.mean(), low, high], axis=1).reset_index()
@@ -156,25 +162,36 @@ def report_study(runs: Sequence[Path], folder: str | Path) -> pd.DataFrame:
             {(str(r), str(o)): _curve(rows) for (r, o), rows in table.groupby(list(KEYS[:2]))},
             {
                 "smoothness": {
-                    "line in VAE 1": float(every["vae1_smoothness"].mean()),
-                    "cross-fade": float(every["crossfade_smoothness"].mean()),
+                    "line in VAE 1": _range(table["vae1_perceptual_path_ratio"]),
+                    "cross-fade": _range(table["crossfade_perceptual_path_ratio"]),
                 },
-                "coverage": {"real loops": float(every["real_coverage"].mean())},
+                "midpoint": {
+                    "cross-fade": _range(table["crossfade_midpoint_nearest_ratio"]),
+                    "the ends themselves": _range(table["end_nearest_ratio"]),
+                },
+                "coverage": {"real loops": _range(table["real_coverage"])},
             },
         )
     return table
 
 
+def _range(values: pd.Series) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
 def _curve(rows: pd.DataFrame) -> dict[str, Any]:
     """One line of the figure: lengths, and each quantity as mean, low and high."""
     rows = rows.sort_values("length")
-    found: dict[str, Any] = {"length": rows["length"].to_numpy()}
-    for name in (
-        "rate_nats_per_loop",
-        "decoded_distance",
-        "smoothness",
-        "coverage",
-        "standard_coverage",
-    ):
-        found[name] = rows[[name, f"{name}_low", f"{name}_high"]].to_numpy()
-    return found
+    shown = {
+        "rate_nats_per_loop": "rate_nats_per_loop",
+        "decoded_distance": "decoded_distance",
+        "smoothness": "perceptual_path_ratio",
+        "midpoint": "midpoint_nearest_ratio",
+        "coverage": "coverage",
+        "standard_coverage": "standard_coverage",
+    }
+    found = {
+        name: rows[[column, f"{column}_low", f"{column}_high"]].to_numpy()
+        for name, column in shown.items()
+    }
+    return {"length": rows["length"].to_numpy(), **found}
