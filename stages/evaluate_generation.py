@@ -21,6 +21,7 @@ def main(cell: str) -> None:
             LoopDataset(inputs[0], "test"),
             folder,
             loops_used=section.loops,
+            seeds=section.seeds,
             examples=section.examples,
             seed=params.seed,
         )

@@ -197,6 +197,7 @@ class EvaluateGeneration(Section):
     """Section `evaluate_generation`."""
 
     loops: Count
+    seeds: Count
     examples: Count
 
 

@@ -175,7 +175,7 @@ def test_the_folder_is_whole_and_real_loops_win(tmp_path, instrument):
     train, test = LoopDataset(folder, "train"), LoopDataset(folder, "test")
     for name in ("a", "b"):
         metrics = evaluate_generation(
-            instrument, train, test, tmp_path / name, loops_used=24, examples=4, seed=0
+            instrument, train, test, tmp_path / name, loops_used=24, seeds=2, examples=4, seed=0
         )
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert metrics["loops"] == 24
@@ -208,7 +208,7 @@ def test_few_loops_leave_some_numbers_undefined(tmp_path, instrument, n, undefin
     folder = write_loops(tmp_path / "loops", kicks(2 * n), ["train", "test"] * n)
     train, test = LoopDataset(folder, "train"), LoopDataset(folder, "test")
     metrics = evaluate_generation(
-        instrument, train, test, tmp_path / "a", loops_used=200, examples=5, seed=0
+        instrument, train, test, tmp_path / "a", loops_used=200, seeds=1, examples=5, seed=0
     )
     assert metrics["loops"] == n
     # The untrained instrument may have no onset at all, then nothing is on the grid or a seam.
@@ -235,6 +235,7 @@ def test_loops_that_are_all_the_same_have_no_variety_to_compare_with(tmp_path, i
         LoopDataset(folder, "test"),
         tmp_path / "a",
         loops_used=200,
+        seeds=1,
         examples=1,
         seed=0,
     )
@@ -256,6 +257,7 @@ def test_the_caption_says_where_real_loops_are(tmp_path, instrument, monkeypatch
         LoopDataset(folder, "test"),
         tmp_path / "a",
         loops_used=200,
+        seeds=1,
         examples=6,
         seed=0,
     )
@@ -269,6 +271,6 @@ def test_one_loop_is_refused(tmp_path, instrument):
     train, test = LoopDataset(folder, "train"), LoopDataset(folder, "test")
     with pytest.raises(ValueError, match="Prepare more audio"):
         evaluate_generation(
-            instrument, train, test, tmp_path / "a", loops_used=24, examples=4, seed=0
+            instrument, train, test, tmp_path / "a", loops_used=24, seeds=2, examples=4, seed=0
         )
     assert not (tmp_path / "a").exists()

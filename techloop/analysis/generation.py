@@ -6,11 +6,14 @@ expected to get, and that of loops whose points are drawn from N(0, 1) each by i
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy import stats
 from scipy.spatial.distance import cdist
 from torch.nn.functional import adaptive_avg_pool1d
 from tqdm import tqdm
@@ -34,6 +37,9 @@ FEWEST_TO_RANK = 20  # real loops that such a quantile is taken of
 FLOOR_DB = -80.0
 MEANS = ("loudness_db", "onset_density", "pulse_clarity", "kick_on_beat")
 BATCH = 50
+TRACKED = 40  # loops that librosa listens to
+SEED_STRIDE = 1_000_003  # from one sample to the next: batches of one have seeds in between
+Embedding = Callable[[np.ndarray, Grid], np.ndarray]
 
 
 @torch.inference_mode()
@@ -44,8 +50,10 @@ def evaluate_generation(
     folder: str | Path,
     *,
     loops_used: int,
+    seeds: int,
     examples: int,
     seed: int,
+    embeddings: Mapping[str, Embedding] | None = None,
 ) -> dict[str, float]:
     """Figures, sounds and numbers of loops from the prior, in `folder`.
 
@@ -58,24 +66,19 @@ def evaluate_generation(
         test: the test split.
         folder: is replaced; gets metrics.json, items.json, PNG and WAV files.
         loops_used: size of the samples, where the splits have as many.
+        seeds: how many samples are generated.
         examples: generated loops to hear and see, no more than the samples have: the first ones
             drawn, not chosen.
         seed: of the draws.
+        embeddings: further ones for a Fréchet distance, as a pretrained network's, by name.
 
     Returns:
-        What metrics.json holds, each but the last two also with `standard_` and `real_` before it:
+        What metrics.json holds, each but the last two also with `standard_` and `real_` before it;
+        of the generated ones the mean over seeds, and, of two or more, the ends of its 95 %
+        interval (Student's t) as `<name>_low` and `<name>_high`:
 
-        * `frechet_log_mel`, in dB²: `frechet_distance` of log-mel statistics to those of training
-          loops, in the latter's first 16 principal components (of fewer than 64 loops: one for
-          each four); `frechet_descriptors`: of the 12 loop descriptors but loudness, in deviations
-          of the training loops; of fewer than 13 loops nan.
-        * `density`, `coverage`: `density_coverage` in the same components, 5 neighbours; of fewer
-          than 6 loops nan.
-        * `diversity_ratio`: `mean_pairwise_distance` there over that of training loops; nan where
-          these are all the same.
-        * `nearest_training_db`, `nearest_training_ratio`: medians of `nearest_distance`.
-        * `on_grid_share`, `seam_ratio` (median); `silent_share`: loops below -60 LUFS; means of
-          loudness, onset density, pulse clarity and kick_on_beat.
+        * what `Judge` finds of a sample;
+        * `tempo_share`: see `tempo_share`, of the first 40 loops;
         * `copied_share`: loops with a nearest ratio below the lowest 1 % of test loops; of fewer
           than 20 loops nan. `chance_on_grid_share`.
 
@@ -85,71 +88,31 @@ def evaluate_generation(
     grid = instrument.grid
     if test.grid != grid or train.grid != grid:
         raise ValueError(f"the loops are on {test.grid}, the instrument on {grid}")
-    n = min(len(train), len(test), loops_used)
-    if n < 2:
-        raise ValueError(
-            f"generation is judged on two loops a split or more; train has {len(train)}, test "
-            f"{len(test)}, and {loops_used} are asked for. Prepare more audio."
-        )
-    rng = np.random.default_rng(seed)
-    held = rng.permutation(len(train))[:TRAINING_LOOPS]
-    tested = np.sort(rng.permutation(len(test))[:n])
-    fake = np.concatenate(
-        [
-            instrument.generate(min(BATCH, n - i), seed + i)
-            for i in tqdm(range(0, n, BATCH), "generate")
-        ]
-    )
-    draw = torch.Generator().manual_seed(seed)
-    apart = instrument.render(torch.randn(n, *instrument.point_shape, generator=draw))
-    real = test.audio(tested)
-    reference = features(train.audio(held[:n]), grid)
-    memory = np.concatenate(
-        [
-            _patterns(_log_mel(train.audio(held[i : i + BATCH]), grid), grid)
-            for i in tqdm(range(0, len(held), BATCH), "training loops")
-        ]
-    )
-    components = min(COMPONENTS, max(n // 4, 1))
-    project = PrincipalComponents(reference["statistics"], min(max(components, 2), n - 1))
-    places = {"train": project(reference["statistics"])}
-    train_points = places["train"][:, :components]
-    variety = mean_pairwise_distance(train_points)
-    nearest: dict[str, np.ndarray] = {}
-    metrics = {"loops": float(n), "training_loops": float(len(held))}
-    for prefix, audio in (("", fake), ("standard_", apart), ("real_", real)):
-        found = features(audio, grid)
-        places[prefix] = project(found["statistics"])
-        points = places[prefix][:, :components]
-        distance_db, nearest[prefix] = nearest_distance(found["patterns"], memory)
-        density, coverage = (
-            density_coverage(train_points, points, NEIGHBOURS)
-            if n > NEIGHBOURS
-            else (math.nan, math.nan)
-        )
-        # Without loudness, the first, which preparation has set to one value in real loops.
-        descriptors = standardised(reference["descriptors"][:, 1:], found["descriptors"][:, 1:])
-        values = {
-            "frechet_log_mel": frechet_distance(train_points, points),
-            "frechet_descriptors": frechet_distance(*descriptors)
-            if n > descriptors[0].shape[1]
-            else math.nan,
-            "density": density,
-            "coverage": coverage,
-            "diversity_ratio": mean_pairwise_distance(points) / variety if variety else math.nan,
-            "nearest_training_db": float(np.median(distance_db)),
-            "nearest_training_ratio": float(np.median(nearest[prefix])),
-            "on_grid_share": on_grid_share(found["onsets"] > 0, grid),
-            "seam_ratio": _median(seam_ratio(found["onset_strength"], grid)),
-            "silent_share": float((_column(found, "loudness_db") < SILENT_LUFS).mean()),
-        }
-        values |= {name: float(_column(found, name).mean()) for name in MEANS}
+    n = sample_size(train, test, loops_used)
+    judge = Judge(train, n, seed=seed, embeddings=embeddings)
+    real = test.audio(np.sort(np.random.default_rng([seed, 1]).permutation(len(test))[:n]))
+    first = generated(instrument, n, seed)
+    found: dict[str, Sample] = {}
+    metrics = {"loops": float(n), "training_loops": float(len(judge.memory))}
+    for prefix, audio in (
+        ("", first),
+        ("standard_", generated_apart(instrument, n, seed)),
+        ("real_", real),
+    ):
+        found[prefix] = judge(audio)
+        values = found[prefix].metrics | {"tempo_share": tempo_share(audio[:TRACKED], grid)}
         metrics |= {prefix + name: value for name, value in values.items()}
-    limit = np.quantile(nearest["real_"], COPY_QUANTILE)
     # As near to a training loop as 1 % of loops by chance are: 0.01 is what to expect.
-    copied = float((nearest[""] < limit).mean())
+    limit = np.quantile(found["real_"].nearest, COPY_QUANTILE)
+    copied = float((found[""].nearest < limit).mean())
     metrics["copied_share"] = copied if n >= FEWEST_TO_RANK else math.nan
     metrics["chance_on_grid_share"] = chance_on_grid_share(grid)
+    others = [
+        judge(generated(instrument, n, seed + i * SEED_STRIDE)).metrics
+        for i in tqdm(range(1, seeds), "seeds")
+    ]
+    if others:
+        metrics |= over_seeds([found[""].metrics, *others])
 
     shown = min(examples, n)
     beside = real[:COLUMNS]
@@ -157,7 +120,7 @@ def evaluate_generation(
     with whole_folder(folder) as new:
         spectrogram_grid(
             new / "spectrograms.png",
-            _log_mel(np.concatenate([fake[:shown], beside, both]), grid),
+            _log_mel(np.concatenate([first[:shown], beside, both]), grid),
             [f"generated {i + 1}" for i in range(shown)]
             + [f"real {i + 1}" for i in range(len(beside))]
             + [f"real {i + 1}, through both levels" for i in range(len(beside))],
@@ -167,25 +130,198 @@ def evaluate_generation(
         )
         distance_histogram(
             new / "nearest.png",
-            {"generated": nearest[""], "real test loops": nearest["real_"]},
+            {"generated": found[""].nearest, "real test loops": found["real_"].nearest},
             "distance to the nearest training loop / to the average one",
         )
         scatter(
             new / "plane.png",
             {
-                "training": _plane(places["train"]),
-                "test": _plane(places["real_"]),
-                "generated": _plane(places[""]),
+                "training": _plane(judge.places),
+                "test": _plane(found["real_"].places),
+                "generated": _plane(found[""].places),
             },
             ("first principal component (dB)", "second principal component (dB)"),
         )
-        for i, audio in enumerate(fake[:shown]):
+        for i, audio in enumerate(first[:shown]):
             write_loop(
                 new / f"generated-{i + 1}.wav", audio, grid.sample_rate_hz, grid.bpm, grid.beats
             )
-        write_json(new / "items.json", _items(shown, len(beside), n, len(held)))
+        write_json(new / "items.json", _items(shown, len(beside), n, len(judge.memory)))
         write_json(new / "metrics.json", metrics)
     return metrics
+
+
+def sample_size(train: LoopDataset, test: LoopDataset, most: int) -> int:
+    """How many loops a sample can have: as many as either split, at most `most`.
+
+    Raises:
+        ValueError: fewer than two.
+    """
+    n = min(len(train), len(test), most)
+    if n < 2:
+        raise ValueError(
+            f"generation is judged on two loops a split or more; train has {len(train)}, test "
+            f"{len(test)}, and {most} are asked for. Prepare more audio."
+        )
+    return n
+
+
+def generated(instrument: Instrument, n: int, seed: int) -> Float[np.ndarray, "n samples"]:
+    """Loops from the learned prior."""
+    places = tqdm(range(0, n, BATCH), "generate", leave=False)
+    return np.concatenate([instrument.generate(min(BATCH, n - i), seed + i) for i in places])
+
+
+def generated_apart(instrument: Instrument, n: int, seed: int) -> Float[np.ndarray, "n samples"]:
+    """Loops whose points are drawn from N(0, 1) each by itself."""
+    draw = torch.Generator().manual_seed(seed)
+    return instrument.render(torch.randn(n, *instrument.point_shape, generator=draw))
+
+
+class Sample(NamedTuple):
+    """What `Judge` finds.
+
+    Attributes:
+        metrics: numbers by name.
+        places: `(n, k)`, where loops lie among training loops, in dB.
+        nearest: `(n,)`, the ratio of `nearest_distance`.
+    """
+
+    metrics: dict[str, float]
+    places: Float[np.ndarray, "n k"]
+    nearest: Float[np.ndarray, "n"]
+
+
+class Judge:
+    """What any sample of loops is compared with: as many training loops, and all there are to copy.
+
+    Called with audio `(n, samples)` it finds:
+
+    * `frechet_log_mel`, in dB²: `frechet_distance` of log-mel statistics to those of training
+      loops, in the latter's first 16 principal components (of fewer than 64 loops: one for
+      each four); `frechet_descriptors`: of the 12 loop descriptors but loudness, in deviations
+      of the training loops; of fewer than 13 loops nan; `frechet_<name>` of each further embedding,
+      in its first 16 principal components;
+    * `density`, `coverage`: `density_coverage` in the same components, 5 neighbours; of fewer
+      than 6 loops nan;
+    * `diversity_ratio`: `mean_pairwise_distance` there over that of training loops; nan where
+      these are all the same;
+    * `nearest_training_db`, `nearest_training_ratio`: medians of `nearest_distance`;
+    * `on_grid_share`, `seam_ratio` (median); `silent_share`: loops below -60 LUFS; means of
+      loudness, onset density, pulse clarity and kick_on_beat.
+
+    Args:
+        train: the training split.
+        n: size of the samples.
+        seed: of the draw of the reference.
+        embeddings: by name, audio `(n, samples)` and its grid to `(n, d)`.
+    """
+
+    def __init__(
+        self,
+        train: LoopDataset,
+        n: int,
+        *,
+        seed: int,
+        embeddings: Mapping[str, Embedding] | None = None,
+    ) -> None:
+        self.grid = grid = train.grid
+        held = np.random.default_rng(seed).permutation(len(train))[:TRAINING_LOOPS]
+        audio = train.audio(held[:n])
+        self.reference = features(audio, grid)
+        parts = tqdm(range(0, len(held), BATCH), "training loops", leave=False)
+        self.memory = np.concatenate(
+            [_patterns(_log_mel(train.audio(held[i : i + BATCH]), grid), grid) for i in parts]
+        )
+        self.components = min(COMPONENTS, max(n // 4, 1))
+        statistics = self.reference["statistics"]
+        self.project = PrincipalComponents(statistics, min(max(self.components, 2), n - 1))
+        self.places = self.project(statistics)
+        self.embedded = {}
+        for name, embed in (embeddings or {}).items():
+            points = embed(audio, grid)
+            project = PrincipalComponents(points, min(self.components, *points.shape))
+            self.embedded[name] = (embed, project, project(points))
+
+    def __call__(self, audio: Float[np.ndarray, "n samples"]) -> Sample:
+        """Judge a sample of the size that was said."""
+        found, n = features(audio, self.grid), len(audio)
+        places = self.project(found["statistics"])
+        reference, points = (p[:, : self.components] for p in (self.places, places))
+        variety = mean_pairwise_distance(reference)
+        distance_db, nearest = nearest_distance(found["patterns"], self.memory)
+        density, coverage = (
+            density_coverage(reference, points, NEIGHBOURS)
+            if n > NEIGHBOURS
+            else (math.nan, math.nan)
+        )
+        # Without loudness, the first, which preparation has set to one value in real loops.
+        descriptors = standardised(
+            self.reference["descriptors"][:, 1:], found["descriptors"][:, 1:]
+        )
+        metrics = {
+            "frechet_log_mel": frechet_distance(reference, points),
+            "frechet_descriptors": frechet_distance(*descriptors)
+            if n > descriptors[0].shape[1]
+            else math.nan,
+            "density": density,
+            "coverage": coverage,
+            "diversity_ratio": mean_pairwise_distance(points) / variety if variety else math.nan,
+            "nearest_training_db": float(np.median(distance_db)),
+            "nearest_training_ratio": float(np.median(nearest)),
+            "on_grid_share": on_grid_share(found["onsets"] > 0, self.grid),
+            "seam_ratio": _median(seam_ratio(found["onset_strength"], self.grid)),
+            "silent_share": float((_column(found, "loudness_db") < SILENT_LUFS).mean()),
+        }
+        metrics |= {name: float(_column(found, name).mean()) for name in MEANS}
+        for name, (embed, project, known) in self.embedded.items():
+            metrics[f"frechet_{name}"] = frechet_distance(known, project(embed(audio, self.grid)))
+        return Sample(metrics, places, nearest)
+
+
+def over_seeds(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over samples of each number, and `_low` and `_high`: its 95 % interval (Student's t).
+
+    nan where a sample has no value.
+
+    Raises:
+        ValueError: fewer than two samples.
+    """
+    if len(found) < 2:
+        raise ValueError(f"an interval over seeds takes two or more, got {len(found)}")
+    values: dict[str, float] = {}
+    for name in found[0]:
+        each = np.array([metrics[name] for metrics in found])
+        reach = stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / math.sqrt(len(each))
+        mean = float(each.mean())
+        values |= {name: mean, f"{name}_low": mean - reach, f"{name}_high": mean + reach}
+    return values
+
+
+def tempo_share(audio: Float[np.ndarray, "n samples"], grid: Grid) -> float:
+    """Share of loops in which librosa hears the grid's tempo, or half, twice, a third or thrice it.
+
+    Within 4 %; of each loop repeated four times. The tempo is the highest of librosa's onset
+    tempogram between 30 and 300 BPM, without its preference for 120. Half of all tempi would pass
+    by chance or so: compare with the share of real loops.
+
+    References:
+        Gouyon et al., An experimental comparison of audio tempo induction algorithms, 2006,
+        section 4 (accuracy 2).
+    """
+    import librosa  # seconds
+
+    even = stats.uniform(30, 270)
+    tempi = np.array(
+        [
+            librosa.feature.tempo(
+                y=np.tile(loop, 4), sr=grid.sample_rate_hz, hop_length=2 * grid.hop, prior=even
+            ).item()
+            for loop in audio
+        ]
+    )
+    known = grid.bpm * np.array([1 / 3, 1 / 2, 1, 2, 3])
+    return float((np.abs(tempi[:, None] / known - 1) <= 0.04).any(1).mean())
 
 
 def features(audio: Float[np.ndarray, "n samples"], grid: Grid) -> dict[str, np.ndarray]:

@@ -10,12 +10,14 @@ it is two loops at once. So `midpoint_nearest_ratio` asks whether what is half-w
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from scipy import stats
+from torch import Tensor
 from tqdm import tqdm
 
 from techloop.analysis.generation import features, nearest_distance
@@ -63,17 +65,87 @@ def evaluate_smoothness(
         seed: of the draws.
 
     Returns:
-        What metrics.json holds, each for the straight line in the top space, and the same of other
-        ways with `spherical_`, `vae1_`, `crossfade_` and `shuffled_` before it:
+        What metrics.json holds: what `follow` finds, and `walk_length_ratio_<descriptor>` of walks,
+        see `closed_length_ratio`.
+
+    Raises:
+        ValueError: fewer than two loops, four points, or loops of another grid.
+    """
+    grid = instrument.grid
+    followed = follow(instrument, loops, paths=paths, points=points, seed=seed)
+    metrics, curves, ends = followed.metrics, followed.curves, followed.ends
+
+    steps = 2 * points
+    walks = [instrument.walk(steps * grid.bars, seed + i) for i in tqdm(range(WALKS), "walks")]
+    walked = np.stack([_followed(w.reshape(steps, -1), grid) for w in walks])
+    metrics |= walk_metrics(walked)
+
+    morph = instrument.render_sequence(interpolate(ends[0, 0], ends[0, 1], points))
+    faded = crossfade(morph[: grid.samples], morph[-grid.samples :], points).ravel()
+    low_hz, high_hz = 30.0, grid.sample_rate_hz / 2
+    with whole_folder(folder) as new:
+        shown = slice(0, min(SHOWN, paths))
+        columns = [list(UNITS).index(name) for name in FOLLOWED]
+        descriptor_paths(
+            new / "paths.png",
+            {WAYS[way]: curves[way][shown][..., columns] for way in WAYS},
+            list(FOLLOWED.values()),
+            [f"pair {i + 1}" for i in range(paths)[shown]],
+        )
+        descriptor_walks(new / "walks.png", walked, list(FOLLOWED.values()))
+        spectrogram_grid(
+            new / "morph.png",
+            np.stack([_overview(x, grid) for x in (morph, faded)]),
+            ["straight line in the top space", "linear cross-fade of the same ends"],
+            columns=1,
+            span=(points, "loop"),
+            mel_range_hz=(low_hz, high_hz),
+        )
+        for name, audio in (("morph", morph), ("crossfade", faded), ("walk", walks[0])):
+            beats = grid.beats * len(audio) // grid.samples
+            write_loop(new / f"{name}.wav", audio, grid.sample_rate_hz, grid.bpm, beats)
+        write_json(new / "items.json", _items(paths, points, steps))
+        followed.measures.to_csv(new / "measures.csv", index=False)
+        write_json(new / "metrics.json", metrics)
+    return metrics
+
+
+class Followed(NamedTuple):
+    """What `follow` finds.
+
+    Attributes:
+        metrics: numbers by name.
+        measures: of each way, measure and descriptor, see `measured`.
+        curves: `(paths, points, descriptors)` of each way: its loop descriptors.
+        ends: `(paths, 2, d, length)`, points of the ends.
+    """
+
+    metrics: dict[str, float]
+    measures: pd.DataFrame
+    curves: dict[str, Float[np.ndarray, "paths points descriptors"]]
+    ends: Float[Tensor, "paths two d length"]
+
+
+@torch.inference_mode()
+def follow(
+    instrument: Instrument, loops: LoopDataset, *, paths: int, points: int, seed: int
+) -> Followed:
+    """Measure all ways between pairs of loops.
+
+    Args:
+        instrument, loops, paths, points, seed: see `evaluate_smoothness`.
+
+    Returns:
+        Its metrics are, for the straight line in the top space, and for other ways with
+        `spherical_`, `vae1_`, `crossfade_` and `shuffled_` before them:
 
         * `<measure>_<descriptor>`: for loudness and centroid the median over paths of each of
-          `MEASURES`; measures.csv has them for every loop descriptor, with intervals;
+          `MEASURES`; `measures` has them for every loop descriptor, with intervals;
         * `perceptual_path_length_db`, `perceptual_path_ratio`, `perceptual_largest_jump`: see
           `perceptual_path`; medians over paths;
         * `midpoint_nearest_ratio`: how near the loop half-way is to the nearest real loop but the
           path's own ends, see `nearest_distance`; median over paths; nan where there are no others;
-        * `end_nearest_ratio`: the same of the ends, which is what to compare it with;
-        * for walks alone `walk_length_ratio_<descriptor>`: see `closed_length_ratio`.
+        * `end_nearest_ratio`: the same of the ends, which is what to compare it with.
 
     Raises:
         ValueError: fewer than two loops, four points, or loops of another grid.
@@ -124,40 +196,8 @@ def evaluate_smoothness(
     metrics = {"paths": float(paths), "points": float(points)}
     metrics["end_nearest_ratio"] = float(np.median(at_ends))
     metrics |= dict(zip(names, headline["median"].tolist(), strict=True))
-
-    steps = 2 * points
-    walks = [instrument.walk(steps * grid.bars, seed + i) for i in tqdm(range(WALKS), "walks")]
-    walked = np.stack([_followed(w.reshape(steps, -1), grid) for w in walks])
-    metrics |= walk_metrics(walked)
-
-    morph = instrument.render_sequence(interpolate(ends[0, 0], ends[0, 1], points))
-    faded = crossfade(morph[: grid.samples], morph[-grid.samples :], points).ravel()
-    low_hz, high_hz = 30.0, grid.sample_rate_hz / 2
-    with whole_folder(folder) as new:
-        shown = slice(0, min(SHOWN, paths))
-        followed = [list(UNITS).index(name) for name in FOLLOWED]
-        descriptor_paths(
-            new / "paths.png",
-            {WAYS[way]: np.stack(curves[way])[shown][..., followed] for way in WAYS},
-            list(FOLLOWED.values()),
-            [f"pair {i + 1}" for i in range(paths)[shown]],
-        )
-        descriptor_walks(new / "walks.png", walked, list(FOLLOWED.values()))
-        spectrogram_grid(
-            new / "morph.png",
-            np.stack([_overview(x, grid) for x in (morph, faded)]),
-            ["straight line in the top space", "linear cross-fade of the same ends"],
-            columns=1,
-            span=(points, "loop"),
-            mel_range_hz=(low_hz, high_hz),
-        )
-        for name, audio in (("morph", morph), ("crossfade", faded), ("walk", walks[0])):
-            beats = grid.beats * len(audio) // grid.samples
-            write_loop(new / f"{name}.wav", audio, grid.sample_rate_hz, grid.bpm, beats)
-        write_json(new / "items.json", _items(paths, points, steps))
-        table.to_csv(new / "measures.csv", index=False)
-        write_json(new / "metrics.json", metrics)
-    return metrics
+    stacked = {way: np.stack(of) for way, of in curves.items()}
+    return Followed(metrics, table, stacked, ends)
 
 
 def path_length_ratio(values: Float[np.ndarray, "n"]) -> float:

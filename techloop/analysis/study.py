@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from techloop.analysis.generation import evaluate_generation
-from techloop.analysis.smoothness import FOLLOWED, evaluate_smoothness
+from techloop.analysis.generation import Judge, generated, generated_apart, sample_size
+from techloop.analysis.smoothness import FOLLOWED, follow
 from techloop.artifacts import read_json, whole_folder
 from techloop.datasets import LatentDataset, LoopDataset
 from techloop.figures import compression
@@ -25,6 +25,7 @@ from techloop.training.latent_vae import latent_vae_metrics, train_latent_vae
 from techloop.training.loop import Log
 
 BATCH = 16
+DECODED = 64  # loops whose sound at either level is compared
 KEYS = ("regulariser", "objective", "length", "seed")
 WAYS = ("", "spherical_", "vae1_", "crossfade_", "shuffled_")
 SMOOTH = (
@@ -60,10 +61,10 @@ def run_of_study(
           `active_units`, see `latent_vae_metrics`;
         * `decoded_log_distance`, `decoded_linear_distance`: `spectral_distance` of loops decoded
           from the points to those decoded from VAE 1's own latents;
-        * `SMOOTH` along interpolations, and that of the baselines, see `evaluate_smoothness`;
+        * `SMOOTH` along interpolations, and that of the baselines, see `follow`;
         * `coverage`, `diversity_ratio`, `frechet_log_mel`, `on_grid_share` of loops from the
           learned prior, from independent points (`standard_`), and of real ones (`real_`), see
-          `evaluate_generation`.
+          `Judge`.
 
     Raises:
         ValueError: folders that are damaged or do not fit each other.
@@ -87,27 +88,22 @@ def run_of_study(
             )
         kept = ("rate_nats_per_loop", "cross_entropy_nats_per_frame", "explained_variance")
         metrics = {name: found[name] for name in (*kept, "active_units")}
-        metrics |= decoded_distance(instrument, test, generation.loops)
-        found = evaluate_smoothness(
-            instrument,
-            loops,
-            Path(place) / "smoothness",
-            paths=smoothness.paths,
-            points=smoothness.points,
-            seed=seed,
-        )
+        metrics |= decoded_distance(instrument, test, DECODED)
+        found = follow(
+            instrument, loops, paths=smoothness.paths, points=smoothness.points, seed=seed
+        ).metrics
         metrics |= {way + name: found[way + name] for way in WAYS for name in SMOOTH}
         metrics["end_nearest_ratio"] = found["end_nearest_ratio"]
-        found = evaluate_generation(
-            instrument,
-            LoopDataset(loops_folder, "train"),
-            loops,
-            Path(place) / "generation",
-            loops_used=generation.loops,
-            examples=1,
-            seed=seed,
-        )
-        metrics |= {f"{p}{n}": found[p + n] for p in ("", "standard_", "real_") for n in GENERATED}
+        train = LoopDataset(loops_folder, "train")
+        n = sample_size(train, loops, generation.loops)
+        judge = Judge(train, n, seed=seed)
+        for prefix, audio in (
+            ("", generated(instrument, n, seed)),
+            ("standard_", generated_apart(instrument, n, seed)),
+            ("real_", loops.audio(range(n))),
+        ):
+            judged = judge(audio).metrics
+            metrics |= {prefix + name: judged[name] for name in GENERATED}
     return {**cell.model_dump(), "seed": seed, **metrics}
 
 
