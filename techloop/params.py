@@ -186,6 +186,13 @@ class EvaluateDescriptors(Section):
     bootstrap: Count
 
 
+class EvaluatePrior(Section):
+    """Section `evaluate_prior`."""
+
+    loops: Count
+    examples: Count
+
+
 class EvaluateSmoothness(Section):
     """Section `evaluate_smoothness`."""
 
@@ -229,6 +236,7 @@ class Params(Section):
     train_latent_vae: TrainLatentVAE
     evaluate_reconstruction: EvaluateReconstruction
     evaluate_descriptors: EvaluateDescriptors
+    evaluate_prior: EvaluatePrior
     evaluate_smoothness: EvaluateSmoothness
     evaluate_generation: EvaluateGeneration
     evaluate_controls: EvaluateControls

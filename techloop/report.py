@@ -38,6 +38,7 @@ STAGES = {  # that have cells, in their order: of which VAE, and the folder of w
     "train_latent_vae": ("latent", "data/latent_vae"),
     "evaluate_reconstruction": ("audio", "reports/reconstruction"),
     "evaluate_descriptors": ("audio", "reports/descriptors"),
+    "evaluate_prior": ("audio", "reports/prior"),
     "evaluate_smoothness": ("latent", "reports/smoothness"),
     "evaluate_generation": ("latent", "reports/generation"),
     "evaluate_controls": ("latent", "reports/controls"),
@@ -51,6 +52,7 @@ BASELINES = {
     "vae1_": "line in VAE 1",
     "crossfade_": "cross-fade",
     "shuffled_": "shuffled points",
+    "white_": "white frames",
     "standard_": "points apart, from N(0, 1)",
     "real_": "real loops",
     "chance_": "chance",
@@ -72,7 +74,7 @@ UNITS = {
 BETTER = {
     "↓": r"distance|error|log_mel|multi_|mmd|frechet|jump|jerk|length_ratio|path_ratio|path_length|"
     r"silent|copied|leakage",
-    "↑": r"r2|strongest_spearman|fine_structure|active|coverage|monoton|on_grid|gain_sd",
+    "↑": r"r2|strongest_spearman|fine_structure|similarity|active|coverage|monoton|on_grid|gain_sd",
 }
 CHART = (260, 120)  # width and height of a curve, in its own units
 HISTOGRAM = (270, 130)  # the same of the bars of a histogram, in units of about a pixel

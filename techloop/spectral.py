@@ -85,6 +85,15 @@ def mel_filterbank(
         ).T
 
 
+@lru_cache(maxsize=4)
+def chroma_filterbank(sample_rate_hz: int, window: int) -> Float[Tensor, "twelve bins"]:
+    """How much each bin counts for each pitch class, from C on (librosa)."""
+    from librosa.filters import chroma  # slow
+
+    with torch.inference_mode(False):  # kept beyond the mode it is first asked for in
+        return torch.from_numpy(chroma(sr=sample_rate_hz, n_fft=window, tuning=0.0))
+
+
 def log_mel(
     x: Float[Tensor, "b samples"],
     sample_rate_hz: int,

@@ -18,6 +18,8 @@ from techloop.losses import spectral_distance
 from techloop.models.audio_vae import AudioVAE
 from tests.made_loops import GRID, contents, kicks, write_loops
 
+CENTS = (0, 100, 300, 1200)
+
 
 @pytest.fixture(scope="module")
 def audio():
@@ -27,6 +29,7 @@ def audio():
 def test_the_same_is_perfect(audio):
     metrics = reconstruction_metrics(audio, audio, GRID)
     assert metrics.pop("fine_structure") == pytest.approx(1)
+    assert metrics.pop("chroma_similarity") == pytest.approx(1)
     assert metrics == pytest.approx(dict.fromkeys(metrics, 0), abs=1e-6)
 
 
@@ -34,10 +37,10 @@ def test_silence_against_loops_and_against_itself(audio):
     silence = torch.zeros_like(audio)
     metrics = reconstruction_metrics(audio, silence, GRID)
     assert metrics["multi_lin"] == pytest.approx(1, abs=1e-4)
-    assert metrics["fine_structure"] == 0
+    assert metrics["fine_structure"] == metrics["chroma_similarity"] == 0
     nothing = reconstruction_metrics(silence, silence, GRID)
     assert nothing["spectral_distance"] == nothing["multi_lin"] == nothing["fine_structure"] == 0
-    assert np.isnan(nothing["error_centroid_hz"])
+    assert np.isnan([nothing["error_centroid_hz"], nothing["chroma_similarity"]]).all()
 
 
 def test_the_brief_formula_of_a_gain_is_its_logarithm(audio):
@@ -79,6 +82,22 @@ def test_fine_structure_is_the_correlation_of_details(audio):
     )
 
 
+def test_chroma_knows_a_semitone_from_an_octave():
+    t = torch.arange(GRID.samples) / GRID.sample_rate_hz
+    tone = {cents: 0.3 * torch.sin(2 * torch.pi * 220 * 2 ** (cents / 1200) * t) for cents in CENTS}
+    same = {
+        cents: reconstruction_metrics(tone[0][None], tone[cents][None], GRID)["chroma_similarity"]
+        for cents in CENTS
+    }
+    assert same[0] == pytest.approx(1)
+    assert same[1200] > 0.95
+    assert same[100] < 0.4  # classes overlap a little
+    assert same[300] < 0.05
+    # It does not know loudness.
+    quiet = reconstruction_metrics(tone[0][None], 0.01 * tone[0][None], GRID)
+    assert quiet["chroma_similarity"] == pytest.approx(1, abs=1e-3)
+
+
 def test_more_noise_is_never_better(audio):
     noise = torch.randn(audio.shape, generator=torch.Generator().manual_seed(0))
     steps = [reconstruction_metrics(audio, audio + g * noise, GRID) for g in (0.003, 0.03, 0.3)]
@@ -86,8 +105,9 @@ def test_more_noise_is_never_better(audio):
         values = [step[name] for step in steps]
         assert values == sorted(values), name
         assert values[0] < values[-1], name
-    fine = [step["fine_structure"] for step in steps]
-    assert fine == sorted(fine, reverse=True)
+    for name in ("fine_structure", "chroma_similarity"):
+        values = [step[name] for step in steps]
+        assert values == sorted(values, reverse=True), name
 
 
 def test_shapes_that_differ_are_refused(audio):

@@ -18,10 +18,11 @@ from techloop.figures import band_errors, spectrogram_grid
 from techloop.grid import Grid
 from techloop.losses import WINDOWS, linear_distance, log_distance
 from techloop.models.audio_vae import AudioVAE
-from techloop.spectral import circular_stft, log_mel, whole_hop
+from techloop.spectral import chroma_filterbank, circular_stft, log_mel, whole_hop
 
 BRIEF_WINDOW = 2048  # of the spectral distance at one resolution
 FINE_WINDOW, FINE_SMOOTH, FINE_BINS = 2048, 31, slice(5, 500)
+CHROMA_WINDOW = 4096
 AUDIBLE_LUFS = -60.0
 MEL_LOW_HZ = 30.0  # of the mel bands of `log_mel`
 BATCH = 16
@@ -156,7 +157,7 @@ def reconstruction_metrics(
 
 
 def summary(per_loop: dict[str, Float[Tensor, "n"]]) -> dict[str, float]:
-    """Means over loops of what `compare` gives; 0 is best in all but `fine_structure`: there 1.
+    """Means over loops of what `compare` gives; 0 is best but where it says 1.
 
     * `spectral_distance`: mean |log(a + eps) - log(b + eps)| of STFT amplitudes at one window of
       2,048 (the brief's equation 1, as a mean over bins).
@@ -166,6 +167,10 @@ def summary(per_loop: dict[str, Float[Tensor, "n"]]) -> dict[str, float]:
     * `fine_structure`: are harmonics reproduced (1) or only envelopes (0)? The correlation, over
       all loops, of log spectra (window 2,048, eps 1e-3) after their running mean over 31 bins is
       taken out, over the bins 5 to 499. Nothing to correlate, as with silence: 0.
+    * `chroma_similarity`: cosine of the twelve pitch classes' power in both (window 4,096), frame
+      by frame, mean weighted by the original's power: 1 where chords and tuning are kept. Another
+      loop has some as well, as its bass may be in tune. Silence has none: nan of a silent original,
+      0 of a silent guess.
     * `error_<descriptor>`: mean absolute difference of a frame descriptor, in its unit, over the
       frames in which the original has -60 LUFS or more (the centroid of near silence means
       nothing). Loops without such a frame are left out; only such loops: nan.
@@ -188,6 +193,8 @@ def analyse(x: Float[Tensor, "n samples"], grid: Grid) -> dict[str, Tensor]:
     spectrum = (found[f"amplitude_{FINE_WINDOW}"][:, :reach] + 1e-3).log().transpose(1, 2)
     smooth = avg_pool1d(spectrum, FINE_SMOOTH, 1, FINE_SMOOTH // 2, count_include_pad=False)
     found["detail"] = (spectrum - smooth)[..., FINE_BINS]
+    power = _amplitude(x, CHROMA_WINDOW).square()
+    found["chroma"] = chroma_filterbank(grid.sample_rate_hz, CHROMA_WINDOW) @ power
     return found | frame_descriptors(x, grid.sample_rate_hz, grid.hop)
 
 
@@ -208,6 +215,10 @@ def compare(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Float[Tenso
         "_fine_yy": b["detail"].square().mean((1, 2)),
         "_fine_xy": (a["detail"] * b["detail"]).mean((1, 2)),
     }
+    own, other = a["chroma"], b["chroma"]
+    cosine = (own * other).sum(1) / (own.norm(dim=1) * other.norm(dim=1)).clamp_min(1e-12)
+    weight = own.sum(1)
+    error["chroma_similarity"] = (cosine * weight).sum(1) / weight.sum(1)
     audible = a["loudness_db"] >= AUDIBLE_LUFS
     for name in FRAME_DESCRIPTORS:
         difference = (a[name] - b[name]).abs()

@@ -40,6 +40,7 @@ DILATIONS = (1, 3, 9)
 # can be deepened further than peaks can be raised, as levels are in the peaks.
 VALLEYS, PEAKS = 4.0, 2.0
 START_LONG, START_FINE = 0.5, 2.0  # weights of the long window, and of what is fine in it
+AT_ONCE = 8  # loops decoded: of 32 a CPU's caches hold nothing, and each takes twice as long
 
 
 class AudioVAE(Model):

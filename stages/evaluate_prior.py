@@ -1,0 +1,33 @@
+"""What an audio VAE plays without the second level."""
+
+from stages import run_stage
+from techloop.params import load_params
+from techloop.tracking import track
+
+
+def main(cell: str) -> None:
+    """Write reports/prior/<cell>."""
+    from techloop.analysis.prior import evaluate_prior
+    from techloop.datasets import LoopDataset
+    from techloop.models.audio_vae import AudioVAE
+
+    params = load_params()
+    section, folder = params.evaluate_prior, f"reports/prior/{cell}"
+    inputs = ["data/loops", f"data/audio_vae/{cell}"]
+    with track(f"evaluate_prior@{cell}", params.told("evaluate_prior"), inputs) as run:
+        train = LoopDataset(inputs[0], "train")
+        metrics = evaluate_prior(
+            AudioVAE.load(inputs[1], train.grid),
+            train,
+            LoopDataset(inputs[0], "test"),
+            folder,
+            loops_used=section.loops,
+            examples=section.examples,
+            seed=params.seed,
+        )
+        run.log(metrics)
+        run.artifacts(folder)
+
+
+if __name__ == "__main__":
+    run_stage(main)
