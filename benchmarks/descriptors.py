@@ -1,0 +1,83 @@
+"""How fast the descriptors are, on one core: `python benchmarks/descriptors.py [LOOPS]`.
+
+All of them for each frame and each loop, against librosa's of the same frames (those it has).
+LOOPS is a folder of `prepare_loops`; without it, noise of the same size.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import librosa
+import numpy as np
+import torch
+
+from techloop.datasets import LoopDataset
+from techloop.descriptors import WINDOW, frame_descriptors, loop_descriptors
+from techloop.grid import Grid
+
+BATCH, ROUNDS = 8, 5
+
+
+def fastest(call: Callable[[], object]) -> float:
+    """Seconds of the fastest of a few calls, after one that warms up."""
+    call()
+    seconds = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def by_librosa(loop: np.ndarray, grid: Grid) -> None:
+    """Those of the frame descriptors that librosa has, one spectrogram for all."""
+    magnitude = np.abs(librosa.stft(loop, n_fft=WINDOW, hop_length=grid.hop))
+    told = {"S": magnitude, "sr": grid.sample_rate_hz}
+    centroid = librosa.feature.spectral_centroid(**told)
+    librosa.feature.spectral_bandwidth(**told, centroid=centroid)
+    librosa.feature.spectral_rolloff(**told)
+    librosa.feature.spectral_flatness(S=magnitude)
+    librosa.feature.rms(S=magnitude, frame_length=WINDOW)
+    librosa.feature.zero_crossing_rate(loop, frame_length=WINDOW, hop_length=grid.hop)
+    librosa.onset.onset_strength(
+        y=loop, sr=grid.sample_rate_hz, n_fft=512, hop_length=grid.hop, n_mels=40
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("loops", nargs="?", help="folder of prepare_loops")
+    folder = parser.parse_args().loops
+    torch.set_num_threads(1)
+    if folder:
+        loops = LoopDataset(folder, "test")
+        grid, audio = loops.grid, torch.from_numpy(loops.audio(range(min(64, len(loops)))))
+    else:
+        grid = Grid()
+        audio = 0.1 * torch.randn(64, grid.samples, generator=torch.Generator().manual_seed(0))
+    duration_s = len(audio) * grid.duration_s
+
+    def each(describe: Callable[[torch.Tensor], object]) -> Callable[[], None]:
+        def call() -> None:
+            for part in audio.split(BATCH):
+                describe(part)
+
+        return call
+
+    rows = {
+        "frame descriptors (10)": each(
+            lambda x: frame_descriptors(x, grid.sample_rate_hz, grid.hop)
+        ),
+        "loop descriptors (13, and so all)": each(lambda x: loop_descriptors(x, grid)),
+        "librosa's of the frame (7)": lambda: [by_librosa(x, grid) for x in audio.numpy()],
+    }
+    print(f"{len(audio)} loops, {duration_s:.0f} s; one thread\n")
+    for name, call in rows.items():
+        seconds = fastest(call)
+        print(f"{name:36}{duration_s / seconds:8.0f} x real time")
+
+
+if __name__ == "__main__":
+    main()
