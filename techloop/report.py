@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import itertools
+import json
 import math
 import os
 import re
@@ -17,6 +18,7 @@ import numpy as np
 
 from techloop.artifacts import read_json, write_json, write_whole
 from techloop.audio import read_audio
+from techloop.figures import DASHES, ON_PAGE, Line, chart_script, line_chart
 from techloop.inspection import (
     Histogram,
     LoopsFolder,
@@ -76,8 +78,26 @@ BETTER = {
     r"silent|copied|leakage",
     "↑": r"r2|strongest_spearman|fine_structure|similarity|active|coverage|monoton|on_grid|gain_sd",
 }
-CHART = (260, 120)  # width and height of a curve, in its own units
-HISTOGRAM = (270, 130)  # the same of the bars of a histogram, in units of about a pixel
+HISTOGRAM = (270, 130)  # width and height of the bars of a histogram, in units of about a pixel
+# What tells cells of the latent VAE apart, by the stage that measures it; and of that what is drawn
+# over the points of a loop, with what it is to be read by.
+STUDY = {
+    "rate_nats_per_loop": "train_latent_vae",
+    "decoded_log_distance": "train_latent_vae",
+    "active_units": "train_latent_vae",
+    "perceptual_path_ratio": "evaluate_smoothness",
+    "midpoint_nearest_ratio": "evaluate_smoothness",
+    "coverage": "evaluate_generation",
+    "diversity_ratio": "evaluate_generation",
+    "frechet_log_mel": "evaluate_generation",
+}
+DRAWN = {
+    "perceptual_path_ratio": {"cross-fade": "crossfade_", "line in VAE 1": "vae1_"},
+    "midpoint_nearest_ratio": {"cross-fade": "crossfade_"},
+    "coverage": {"real loops": "real_"},
+    "rate_nats_per_loop": {},
+    "decoded_log_distance": {},
+}
 FEW = 5  # of what is shown from the top of a list
 COLUMNS = 120  # of a drawn waveform
 LONG_BYTES = 300_000  # a sound above is a whole piece rather than a loop
@@ -130,7 +150,12 @@ def write_report(
             top, folder = place.split("/")
             stages[stage] = _cells(tops[top] / folder, names[vae])
             absent[stage] = _absent(stage, names[vae], stages[stage])
-    _embed([cell for cells in stages.values() for cell in cells], out)
+    charts = {stage: _curves(stages[stage]) for stage in ("train_audio_vae", "train_latent_vae")}
+    study = _study(stages)
+    drawn = [chart for group in (*charts.values(), study) for chart in group["charts"]]
+    script = chart_script() if drawn else ""
+    spent = len(script) + sum(len(json.dumps(chart["spec"])) for chart in drawn)
+    _embed([cell for cells in stages.values() for cell in cells], out, LARGEST_BYTES - spent)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("techloop"),
         autoescape=True,
@@ -158,9 +183,12 @@ def write_report(
         stages=stages,
         absent=absent,
         tables={name: _table(cells) for name, cells in stages.items()},
-        charts={name: _charts(cells) for name, cells in stages.items()},
+        charts=charts,
+        study=study,
+        script=script,
         dimensions={name: _dimensions(cells) for name, cells in stages.items()},
-        chart=CHART,
+        colours=ON_PAGE,
+        dashes=DASHES,
         histogram=HISTOGRAM,
         columns=COLUMNS,
     )
@@ -360,20 +388,22 @@ def _dimensions(cells: list[Cell]) -> list[dict[str, Any]]:
     return found
 
 
-def _charts(cells: list[Cell]) -> list[dict[str, Any]]:
-    """Training curves: one chart a metric, a line a cell and split."""
+def _curves(cells: list[Cell]) -> dict[str, Any]:
+    """Training curves: one chart a metric, a line a cell and split, and their legend."""
     names = dict.fromkeys(n for cell in cells for row in cell.history for n in row)
-    return [
-        chart
-        for name in names
-        if name not in ("loops_seen", "split") and "_dim_" not in name
-        if (chart := _chart(name, cells))
-    ]
+    shown = [n for n in names if n not in ("loops_seen", "split") and "_dim_" not in n]
+    return {
+        "legend": [
+            {"name": cell.name, "colour": i, "dash": i // len(ON_PAGE)}
+            for i, cell in enumerate(cells)
+        ],
+        "charts": [chart for name in shown if (chart := _curve(name, cells))],
+    }
 
 
-def _chart(name: str, cells: list[Cell]) -> dict[str, Any] | None:
-    """SVG paths of one metric over the loops seen; None where no split has two finite values."""
-    lines = {}
+def _curve(name: str, cells: list[Cell]) -> dict[str, Any] | None:
+    """One metric over the loops seen; None where no split has two finite values."""
+    lines = []
     for i, cell in enumerate(cells):
         for split in ("train", "validation"):
             points = [
@@ -383,41 +413,90 @@ def _chart(name: str, cells: list[Cell]) -> dict[str, Any] | None:
             ]
             points = [p for p in points if math.isfinite(p[1])]
             if len(points) > 1:
-                lines[i, split] = points
+                dash = i // len(ON_PAGE)
+                title = f"{cell.name}, {'training' if split == 'train' else split}"
+                lines.append(Line(cell.name, title, i, dash, split == "train", points))
     if not lines:
         return None
-    every = [y for points in lines.values() for _, y in points]
-    low, high = min(every), max(every)
+    low, high = (f(y for line in lines for _, y in line.points) for f in (min, max))
     log = low > 0 and high / low > 20
-    place = math.log if log else float
-    bottom, top = place(low), place(high)
-    right = max(x for points in lines.values() for x, _ in points)
-    width, height = CHART
+    ends = [f"{line.title} {number(line.points[-1][1])}" for line in lines]
+    description = f"{label(name)} over the loops seen, at the end: {'; '.join(ends)}"
+    spec = line_chart(lines, description, ("loops seen", label(name)), log=log)
+    return {"name": name, "log": log, "spec": spec}
 
-    def path(points: list[tuple[float, float]]) -> str:
-        at = (
-            (width * x / right, height * (1 - (place(y) - bottom) / ((top - bottom) or 1)))
-            for x, y in points
-        )
-        return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in at)
 
-    return {
-        "name": name,
-        "low": low,
-        "high": high,
-        "right": right,
-        "log": log,
-        "lines": [{"cell": i, "split": s, "path": path(p)} for (i, s), p in lines.items()],
+def _study(stages: Mapping[str, list[Cell]]) -> dict[str, Any]:
+    """The cells of the latent VAE side by side: rows of a table, charts over their lengths."""
+    cells = {(stage, cell.name): cell.metrics for stage in stages for cell in stages[stage]}
+    rows = []
+    for cell in stages["train_latent_vae"]:
+        metrics = {
+            name: cells.get((stage, cell.name), {}).get(name) for name, stage in STUDY.items()
+        }
+        rows.append({"name": cell.name, **_design(cell.folder), "metrics": metrics})
+    names = [name for name in STUDY if any(row["metrics"][name] is not None for row in rows)]
+    best = {name: _best([row["metrics"][name] for row in rows], better(name)) for name in names}
+    regularisers, objectives = (
+        list(dict.fromkeys(row[key] for row in rows)) for key in ("regulariser", "objective")
+    )
+    legend = {
+        (r, o): {"name": f"{r}, {o}", "colour": objectives.index(o), "dash": regularisers.index(r)}
+        for r, o in sorted({(row["regulariser"], row["objective"]) for row in rows})
     }
+    charts = [
+        _over_lengths(name, rows, legend, stages[STUDY[name]]) for name in DRAWN if name in names
+    ]
+    entries = list(legend.values())
+    return {"rows": rows, "names": names, "best": best, "legend": entries, "charts": charts}
 
 
-def _embed(cells: list[Cell], out: Path) -> None:
-    """Put tables, pictures and sounds into their items, as far as the size of the page allows.
+def _design(folder: Path) -> dict[str, Any]:
+    """Regulariser, objective and length of a latent VAE."""
+    config = read_json(folder / "config.json")
+    if "cell" not in config:
+        raise ValueError(
+            f"{folder / 'config.json'} lacks `cell`, which says what was trained: it is of an "
+            "older version. `dvc repro` makes the folder anew."
+        )
+    return {key: config["cell"][key] for key in ("regulariser", "objective", "length")}
+
+
+def _over_lengths(
+    name: str,
+    rows: list[dict[str, Any]],
+    legend: Mapping[tuple[str, str], dict[str, Any]],
+    measured: list[Cell],
+) -> dict[str, Any]:
+    """One metric over the points a loop, a line a regulariser and objective, and its baselines."""
+    lines = []
+    for kind, entry in legend.items():
+        points = sorted(
+            (float(row["length"]), row["metrics"][name])
+            for row in rows
+            if (row["regulariser"], row["objective"]) == kind and row["metrics"][name] is not None
+        )
+        if points:
+            lines.append(Line(**entry, title=entry["name"], thin=False, points=points))
+    bands = {}
+    for title, prefix in DRAWN[name].items():
+        values = [v for cell in measured if (v := cell.metrics.get(prefix + name)) is not None]
+        if values:
+            bands[title] = min(values), max(values)
+    told = [f"{line.name}, {n:g}: {number(v)}" for line in lines for n, v in line.points]
+    description = f"{label(name)} over the points a loop. {'; '.join(told)}"
+    steps = sorted({float(row["length"]) for row in rows})
+    spec = line_chart(lines, description, ("points a loop", label(name)), steps=steps, bands=bands)
+    return {"name": name, "log": False, "spec": spec}
+
+
+def _embed(cells: list[Cell], out: Path, left: int) -> None:
+    """Put tables, pictures and sounds into their items, as far as `left` bytes allow.
 
     Tables and pictures come first, then short sounds, then long ones cell by cell. What is left
     out has no `data`, only a link.
     """
-    left = LARGEST_BYTES - 500_000  # for the page itself
+    left -= 500_000  # for the page itself
     items = [(cell, item) for cell in cells for item in cell.items]
     for cell, item in items:
         file = cell.folder / item["file"]

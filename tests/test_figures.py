@@ -1,5 +1,7 @@
 """Figures: written, the same bytes twice, different for different data, and nothing left open."""
 
+import json
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -90,3 +92,49 @@ def test_panels_without_titles_are_refused_and_leave_nothing(tmp_path):
         )
     assert not (tmp_path / "a.png").exists()
     assert plt.get_fignums() == []
+
+
+def lines(x=0.0):
+    return [
+        figures.Line("kl", f"kl, {title}", 0, 0, thin, [(1.0, 2.0 + x), (4.0, 3.123456789)])
+        for title, thin in (("training", True), ("validation", False))
+    ]
+
+
+def test_a_chart_is_its_data():
+    def draw(x, **told):
+        return json.dumps(figures.line_chart(lines(x), "words", ("x", "y"), **told), sort_keys=True)
+
+    plain = draw(0.0)
+    assert draw(0.0) == plain
+    others = [
+        draw(0.3),
+        draw(0.0, log=True),
+        draw(0.0, steps=[1.0, 4.0]),
+        draw(0.0, bands={"b": (1.0, 2.0)}),
+    ]
+    assert len({plain, *others}) == 5
+    assert "words" in plain
+    assert "3.12346" in plain, "six digits are enough"
+    assert "3.123456" not in plain
+    assert '"url"' not in plain, "data are inside"
+
+
+def test_a_chart_has_the_colours_of_the_page():
+    text = json.dumps(figures.line_chart(lines(), "words", ("x", "y"), bands={"b": (1.0, 2.0)}))
+    assert "var(--c0)" in text
+    assert "#" not in text, "a colour that does not follow the page"
+
+
+@pytest.mark.parametrize(("paper", "shade"), [("#faf9f6", 0), ("#121316", 1)])
+def test_lines_stand_out_from_the_paper(paper, shade):
+    """WCAG 2.2, 1.4.11: three to one."""
+
+    def luminance(colour):
+        rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return linear @ (0.2126, 0.7152, 0.0722)
+
+    for colours in figures.ON_PAGE:
+        dark, light = sorted((luminance(colours[shade]), luminance(paper)))
+        assert (light + 0.05) / (dark + 0.05) >= 3, colours[shade]

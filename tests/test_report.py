@@ -18,6 +18,7 @@ from PIL import Image
 
 from techloop.artifacts import fingerprint, read_json, write_json
 from techloop.audio import write_loop
+from techloop.figures import chart_script
 from techloop.report import better, duration, flat, label, number, shorten, unit, write_report
 from tests.worlds import ROOT
 
@@ -28,6 +29,7 @@ EVALUATED = {
     "descriptors": ("kl", "wae"),
     "smoothness": CELLS,
     "generation": CELLS,
+    "controls": CELLS,
 }
 
 
@@ -141,6 +143,10 @@ def make_finished(top: Path) -> None:
                 folder / "metrics.json",
                 {"loss": 0.5 + i, "bits_per_second": 812.5, "active_units": 12.0, **dims},
             )
+            if kind == "latent_vae":
+                regulariser, _, length = cell.split("-")
+                of = {"regulariser": regulariser, "objective": "trajectory-mean"}
+                write_json(folder / "config.json", {"cell": {**of, "length": int(length)}})
             stages.append(f"train_{kind}@{cell}")
     for kind, cells in EVALUATED.items():
         for i, cell in enumerate(cells):
@@ -234,6 +240,22 @@ def build(
     return text, Page(text)
 
 
+def charts(text: str) -> list[dict]:
+    """Specifications of the charts of a page."""
+    found = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
+    return [json.loads(spec) for spec in found]
+
+
+def dots(spec: dict) -> list[tuple[str, float, float]]:
+    """What is drawn in a chart: the title of the line, x and y of each point."""
+    return [(row["title"], row["x"], row["y"]) for row in rows_of(spec, -1)]
+
+
+def rows_of(spec: dict, layer: int) -> list[dict]:
+    """Data of a layer of a chart."""
+    return spec["datasets"][(spec["layer"][layer].get("data") or spec["data"])["name"]]
+
+
 def test_the_page_is_whole_and_needs_no_network(finished: Path) -> None:
     text, page = build(finished)
     assert len(text) < 15e6
@@ -241,15 +263,16 @@ def test_the_page_is_whole_and_needs_no_network(finished: Path) -> None:
     for attrs in (attrs for _, attrs in page.tags):
         for name in ("src", "href"):
             assert (attrs.get(name) or "#").startswith(("#", "data:")), attrs
-    assert "url(" not in text
-    assert "@import" not in text
-    assert page.all("script")[-1] == {}, "its script is inline"
+    assert text.count(chart_script()) == 1, "the library of the charts is there, once"
+    rest = text.replace(chart_script(), "")
+    assert "url(" not in rest
+    assert "@import" not in rest
 
 
 def test_every_picture_has_words_and_is_inside(finished: Path) -> None:
     _, page = build(finished)
     pictures = page.all("img")
-    assert len(pictures) == 8
+    assert len(pictures) == 10
     for picture_ in pictures:
         assert picture_["alt"]
         kind, content = (picture_["src"] or "").split(";base64,")
@@ -291,7 +314,7 @@ def test_what_the_page_says(finished: Path) -> None:
     ):
         assert said in text, said
     assert "<b>broken</b>" not in text
-    assert f"{13:032x}" not in text, "the report's own run is from another time"
+    assert f"{15:032x}" not in text, "the report's own run is from another time"
 
 
 def test_the_same_inputs_give_the_same_bytes(finished: Path) -> None:
@@ -317,6 +340,7 @@ def test_metrics_by_stage_and_cell(finished: Path) -> None:
         ("evaluate_descriptors", "reports/descriptors"),
         ("evaluate_smoothness", "reports/smoothness"),
         ("evaluate_generation", "reports/generation"),
+        ("evaluate_controls", "reports/controls"),
     ],
 )
 def test_a_missing_stage_is_named_and_the_rest_is_there(
@@ -326,7 +350,7 @@ def test_a_missing_stage_is_named_and_the_rest_is_there(
     shutil.rmtree(top / folder)
     text, page = build(top)
     assert re.findall(r"<code>(\w+)</code> has not run", text) == [stage]
-    assert len(page.all("section")) == 8
+    assert len(page.all("section")) == 9
     assert stage not in read_json(top / "reports" / "metrics.json")
 
 
@@ -339,7 +363,7 @@ def test_a_cell_of_other_params_is_not_read(finished: Path, tmp_path: Path) -> N
     assert CELLS[0] not in text
     assert "@kl" not in text
     assert "evaluate_smoothness@wae-mean-4" in text
-    assert len(page.all("img")) == 4
+    assert len(page.all("img")) == 5
     metrics = read_json(top / "reports" / "metrics.json")
     assert {cell for stage in metrics if "_vae" in stage for cell in metrics[stage]} == {
         "wae",
@@ -356,6 +380,7 @@ def test_a_missing_cell_is_named_and_the_others_are_there(finished: Path, tmp_pa
         "evaluate_generation@new",
         "train_latent_vae@new",
         "evaluate_smoothness@new",
+        "evaluate_controls@new",
     ]
     assert len([b for b in page.all("button") if "data-sound" in b]) == 8 + 2 * 2
     columns = read_json(top / "reports" / "metrics.json")["train_latent_vae"]
@@ -365,7 +390,7 @@ def test_a_missing_cell_is_named_and_the_others_are_there(finished: Path, tmp_pa
 def test_nothing_at_all_still_is_a_page(tmp_path: Path) -> None:
     write_report(tmp_path, tmp_path, tmp_path, audio_cells=["kl"], latent_cells=CELLS)
     text = (tmp_path / "index.html").read_text()
-    assert len(re.findall("has not run", text)) == 7
+    assert len(re.findall("has not run", text)) == 8
     assert "No stage has recorded a run" in text
     Page(text)
 
@@ -374,17 +399,17 @@ def test_what_is_too_large_is_linked(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     top = shutil.copytree(finished, tmp_path / "copy")
-    _, page = build(top)
-    pictures = sum(len(image["src"] or "") for image in page.all("img"))
-    loop, piece = (4 / 3 * 2 * 30_720 * bars for bars in (1, 8))
-    monkeypatch.setattr(
-        "techloop.report.LARGEST_BYTES", int(500_000 + pictures + 16.5 * loop + 1.5 * piece)
-    )
     text, page = build(top)
-    assert len(text) < 500_000 + pictures + 17 * loop + 1.5 * piece
+    pictures = sum(len(image["src"] or "") for image in page.all("img"))
+    drawn = len(chart_script()) + sum(len(json.dumps(spec)) for spec in charts(text))
+    loop, piece = (4 / 3 * 2 * 30_720 * bars for bars in (1, 8))
+    largest = int(500_000 + drawn + pictures + 16.5 * loop + 1.5 * piece)
+    monkeypatch.setattr("techloop.report.LARGEST_BYTES", largest)
+    text, page = build(top)
+    assert len(text) < largest
     # Pictures and all short loops are in; of the four pieces, the first still fits.
-    assert len(page.all("img")) == 8
-    sounds = [str(button["data-sound"]) for button in page.all("button")]
+    assert len(page.all("img")) == 10
+    sounds = [str(b["data-sound"]) for b in page.all("button") if "data-sound" in b]
     assert len([name for name in sounds if name.startswith("generation")]) == 16
     assert sounds[16:] == ["smoothness-kl-mean-16-morph-wav"]
     links = [a["href"] for a in page.all("a") if not (a["href"] or "").startswith("#")]
@@ -406,17 +431,79 @@ def test_a_listed_file_that_is_not_there_is_refused(finished: Path, tmp_path: Pa
 def test_best_is_marked_only_where_there_is_a_better(finished: Path) -> None:
     text, _ = build(finished)
     best = re.findall(r'<td class="best">([^<]*)</td>', text)
-    # Distance of four evaluations; equal numbers, `loops` and losses have no best.
-    assert best == ["1.25"] * 4
+    # Distance of five evaluations; equal numbers, `loops` and losses have no best.
+    assert best == ["1.25"] * 5
 
 
-def test_curves_span_their_chart(finished: Path) -> None:
+def test_a_curve_a_cell_and_split(finished: Path) -> None:
     text, _ = build(finished)
-    paths = re.findall(r'class="c\d (?:train|validation)" d="M([^"]*)"', text)
-    assert paths
-    points = np.array([[float(v) for v in p.split()] for path in paths for p in path.split("L")])
-    assert points.min() == 0
-    assert points.max(axis=0).tolist() == [260, 120]
+    titles = re.findall(r"<figcaption>([^<\n]*).*</figcaption>\s*<div class=.vega", text)
+    assert [title.strip() for title in titles[:2]] == ["loss", "bits per second"]
+    loss, rate = charts(text)[:2]
+    rows = history(0)
+    for split, said in (("train", "kl, training"), ("validation", "kl, validation")):
+        expected = [(r["loops_seen"], r["loss"]) for r in rows if r["split"] == split]
+        np.testing.assert_allclose([d[1:] for d in dots(loss) if d[0] == said], expected, rtol=1e-5)
+    assert {title for title, _, _ in dots(rate)} == {"kl, validation", "wae, validation"}
+    ends = [
+        float(end) for end in re.findall(r"(?:training|validation) ([\d.]+)", loss["description"])
+    ]
+    assert ends == pytest.approx([last(i, s) for i in (0, 1) for s in (0, 1)], rel=1e-3)
+
+
+def last(seed: int, split: int) -> float:
+    return history(seed)[split - 2]["loss"]
+
+
+def test_a_metric_without_two_points_is_not_drawn(finished: Path, tmp_path: Path) -> None:
+    top = shutil.copytree(finished, tmp_path / "copy")
+    for cell in ("kl", "wae"):
+        rows = [row | {"once": 1.0 if i == 0 else "inf"} for i, row in enumerate(history(0))]
+        write_rows(top / "data" / "audio_vae" / cell / "history.csv", rows)
+    assert len(charts(build(top)[0])) == len(charts(build(finished)[0]))
+
+
+def test_log_curves_where_values_span_decades(finished: Path, tmp_path: Path) -> None:
+    top = shutil.copytree(finished, tmp_path / "copy")
+    rows = [row | {"loss": 10.0 ** (-i % 5)} for i, row in enumerate(history(0))]
+    write_rows(top / "data" / "audio_vae" / "kl" / "history.csv", rows)
+    scales = [spec["layer"][0]["encoding"]["y"]["scale"] for spec in charts(build(top)[0])]
+    assert [scale.get("type") for scale in scales[:2]] == ["log", None]
+
+
+def test_cells_side_by_side(finished: Path, tmp_path: Path) -> None:
+    top = shutil.copytree(finished, tmp_path / "copy")
+    for cell, ratio in zip(CELLS, (1.5, math.nan), strict=True):
+        add = {"perceptual_path_ratio": ratio, "crossfade_perceptual_path_ratio": 2 * ratio}
+        file = top / "reports" / "smoothness" / cell / "metrics.json"
+        write_json(file, read_json(file) | add)
+    text, _ = build(top)
+    table = re.search(r'<table class="sortable">.*?</table>', text, re.DOTALL)
+    assert table
+    heads = re.findall(r"<button type=.button.><span>([^<]*)</span>", table[0])
+    assert heads == [
+        *("Cell", "Points a loop", "Regulariser", "Objective"),
+        *("Active units", "Perceptual path ratio"),
+    ], "what nothing is known of is left out"
+    rows = re.findall(r"<tr><th scope=.row.>(.*?)</tr>", table[0])
+    cells = [re.split(r"<[^>]*>(?:<[^>]*>)?", row)[:6] for row in rows]
+    assert cells == [
+        ["kl-mean-16", "16", "kl", "trajectory-mean", "12", "1.5"],
+        ["wae-mean-4", "4", "wae", "trajectory-mean", "12", "–"],
+    ]
+    assert re.findall(r'<td data-value="([^"]*)"', rows[1]) == ["4", "12.0"]
+    (chart,) = [spec for spec in charts(text) if "points a loop" in spec["description"]]
+    assert dots(chart) == [("kl, trajectory-mean", 16, 1.5)]
+    assert rows_of(chart, 0) == [{"name": "cross-fade", "low": 3.0, "high": 3.0}]
+
+
+def test_a_latent_vae_that_does_not_say_what_it_is_is_refused(
+    finished: Path, tmp_path: Path
+) -> None:
+    top = shutil.copytree(finished, tmp_path / "copy")
+    write_json(top / "data" / "latent_vae" / CELLS[0] / "config.json", {"format": 1})
+    with pytest.raises(ValueError, match=r"kl-mean-16.config\.json lacks `cell`"):
+        build(top)
 
 
 @pytest.mark.parametrize(
