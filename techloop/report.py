@@ -341,9 +341,13 @@ def _drawn(histogram: Histogram) -> dict[str, Any]:
 
 
 def _table(cells: list[Cell]) -> dict[str, Any]:
-    """Metrics side by side: own rows, and under each baseline the same names again."""
+    """Metrics side by side: own rows, and under each baseline the same names again.
+
+    The ends of an interval, `<name>_low` and `<name>_high`, belong to the row of their name.
+    """
     every = dict.fromkeys(name for cell in cells for name in cell.metrics)
-    names = [name for name in every if "_dim_" not in name]
+    ends = {f"{name}_{end}" for name in every for end in ("low", "high")}
+    names = [name for name in every if "_dim_" not in name and name not in ends]
     of_baseline = {
         name: prefix
         for name in names
@@ -353,13 +357,18 @@ def _table(cells: list[Cell]) -> dict[str, Any]:
     rows = []
     for name in (n for n in names if n not in of_baseline):
         values = [cell.metrics.get(name) for cell in cells]
-        rows.append({"name": name, "values": values, "best": _best(values, better(name))})
+        intervals = [
+            (cell.metrics.get(f"{name}_low"), cell.metrics.get(f"{name}_high")) for cell in cells
+        ]
+        best = _best(values, better(name))
+        rows.append({"name": name, "values": values, "intervals": intervals, "best": best})
     baselines = []
     for prefix in dict.fromkeys(of_baseline.values()):
         below = [
             {
                 "name": name.removeprefix(prefix),
                 "values": [cell.metrics.get(name) for cell in cells],
+                "intervals": [(None, None)] * len(cells),
                 "best": None,
             }
             for name in names

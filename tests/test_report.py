@@ -19,7 +19,18 @@ from PIL import Image
 from techloop.artifacts import fingerprint, read_json, write_json
 from techloop.audio import write_loop
 from techloop.figures import chart_script
-from techloop.report import better, duration, flat, label, number, shorten, unit, write_report
+from techloop.report import (
+    Cell,
+    _table,
+    better,
+    duration,
+    flat,
+    label,
+    number,
+    shorten,
+    unit,
+    write_report,
+)
 from tests.worlds import ROOT
 
 RATE = 16_000
@@ -27,6 +38,7 @@ CELLS = ("kl-mean-16", "wae-mean-4")
 EVALUATED = {
     "reconstruction": ("kl", "wae"),
     "descriptors": ("kl", "wae"),
+    "prior": ("kl", "wae"),
     "smoothness": CELLS,
     "generation": CELLS,
     "controls": CELLS,
@@ -254,6 +266,15 @@ def dots(spec: dict) -> list[tuple[str, float, float]]:
 def rows_of(spec: dict, layer: int) -> list[dict]:
     """Data of a layer of a chart."""
     return spec["datasets"][(spec["layer"][layer].get("data") or spec["data"])["name"]]
+
+
+def test_the_ends_of_an_interval_are_in_the_row_of_their_name() -> None:
+    metrics = {"coverage": 0.5, "coverage_low": 0.4, "coverage_high": 0.6, "real_coverage": 0.9}
+    table = _table([Cell("a", Path(), metrics), Cell("b", Path(), {"coverage": 0.7})])
+    (row,) = table["rows"]
+    assert (row["name"], row["values"]) == ("coverage", [0.5, 0.7])
+    assert row["intervals"] == [(0.4, 0.6), (None, None)]
+    assert [r["name"] for r in table["baselines"][0]["rows"]] == ["coverage"]
 
 
 def test_the_page_is_whole_and_needs_no_network(finished: Path) -> None:
