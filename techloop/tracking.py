@@ -183,6 +183,19 @@ def repository_root() -> Path:
     )
 
 
+def tracking_address(root: Path) -> str:
+    """Where runs go: `MLFLOW_TRACKING_URI`, else the database at the top of the repository."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+
+
+def shown_address(address: str) -> str:
+    """An address as it may be told to others: no password, and no path of this machine."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return parts.scheme
+    return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+
+
 def git_state(root: Path) -> tuple[str, bool]:
     """The commit checked out at `root`, and whether files differ from it.
 
@@ -216,7 +229,7 @@ class _Parent:
         self.kind = "study" if stage.startswith("study") else "pipeline"
         self.stage = stage
         told = _digest(self.told)
-        self.name = f"{self.kind} {commit[:8]}{'-dirty' if dirty else ''} params {told[:6]}"
+        self.name = f"{self.kind} {commit[:8]}-{told[:6]}{'-dirty' if dirty else ''}"
         self.tags = {
             "state": _digest([self.kind, str(root), commit, dirty, told])[:16],
             "mlflow.source.name": "dvc repro",
@@ -337,22 +350,18 @@ def _connect(root: Path) -> tuple[Any, str, str]:
     from mlflow import MlflowClient
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    address = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = address or f"sqlite:///{root / 'mlflow.db'}"
-    client = MlflowClient(tracking_uri=uri)
+    address = tracking_address(root)
+    local = not os.environ.get("MLFLOW_TRACKING_URI")
+    client = MlflowClient(tracking_uri=address)
     if found := client.get_experiment_by_name(EXPERIMENT):
         experiment_id = found.experiment_id
     else:
         experiment_id = client.create_experiment(
-            EXPERIMENT, artifact_location=None if address else (root / "mlruns").as_uri()
+            EXPERIMENT,
+            artifact_location=(root / "mlruns").as_uri() if local else None,
+            tags={"mlflow.experimentKind": "custom_model_development"},  # as the UI lays it out
         )
-    if not address:
-        return client, experiment_id, "sqlite:///mlflow.db"
-    # Neither a password nor a path of this machine goes into a file that is shared.
-    parts = urlsplit(address)
-    host = parts.hostname if parts.scheme in ("http", "https") else None
-    shown = f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
-    return client, experiment_id, shown if host else parts.scheme
+    return client, experiment_id, "sqlite:///mlflow.db" if local else shown_address(address)
 
 
 def _rows(metrics: Mapping[str, float], step: int) -> list[tuple[str, float, int, int]]:

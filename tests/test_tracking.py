@@ -167,7 +167,7 @@ def test_many_processes_share_a_fresh_database(root: Path) -> None:
     assert rows(root, "select count(*) from experiments where name = 'techloop'") == [(1,)]
     of_all = "select count(*), count(distinct value) from tags where key = 'mlflow.parentRunId'"
     assert rows(root, of_all) == [(3, 1)]
-    assert runs(root, "pipeline") == [("pipeline unknown params 44136f", "FINISHED")]
+    assert runs(root, "pipeline") == [("pipeline unknown-44136f", "FINISHED")]
 
 
 def test_a_card_speaks_for_its_folder(root: Path) -> None:
