@@ -10,7 +10,7 @@ import webbrowser
 from pathlib import Path
 
 from stages import run_stage
-from techloop.tracking import repository_root, shown_address, tracking_address
+from techloop.tracking import experiment_id, repository_root, shown_address, tracking_address
 
 HOST = "127.0.0.1"
 PATIENCE_S = 120.0  # for the server to answer, before a browser is opened
@@ -60,7 +60,8 @@ def main(port: str) -> None:
     """Show the runs until interrupted."""
     root = repository_root()
     if command := server_command(root, int(port)):
-        address = f"http://{HOST}:{port}/#/experiments?workflowType=machine_learning"
+        place = f"#/experiments/{experiment_id(root)}/runs?workflowType=machine_learning"
+        address = f"http://{HOST}:{port}/{place}"
         print(f"{address} (Ctrl-C ends it)", flush=True)
         threading.Thread(target=open_browser, args=(address, int(port)), daemon=True).start()
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -35,6 +36,7 @@ from techloop.artifacts import fingerprint, read_json, write_json
 from techloop.params import load_params
 
 EXPERIMENT = "techloop"
+LOCK = "mlflow.db.lock"  # at the repository's top; held by whoever looks first and then writes
 LIBRARIES = ("techloop", "torch", "numpy", "scipy", "pandas", "lightning-fabric", "dvc")
 BATCH = 100  # what MLflow takes of parameters in one call; of metrics it would take 1,000
 SEND_EVERY_S = 3.0
@@ -44,11 +46,14 @@ LONGEST = 6000  # characters of a parameter's value
 class Run:
     """A run in progress: `track` makes it and ends it."""
 
-    def __init__(self, client: Any, run_id: str, experiment_id: str) -> None:
+    def __init__(
+        self, client: Any, run_id: str, experiment_id: str, above: str | None = None
+    ) -> None:
         self.id = run_id
         self.experiment_id = experiment_id
         self.final: dict[str, float] = {}  # what was logged without a step
         self._client = client
+        self._keepers = [run_id, above] if above else [run_id]
         self._waiting: list[tuple[str, float, int, int]] = []
         self._sent = time.monotonic()
 
@@ -71,18 +76,19 @@ class Run:
         self._sent = time.monotonic()
 
     def artifacts(self, path: str | Path) -> None:
-        """Keep a copy of a file, or of a folder under its own name.
+        """Keep a copy of a file, or of a folder under its own name; MLflow's UI shows and plays it.
 
         Raises:
             ValueError: nothing is there.
         """
         path = Path(path)
-        if path.is_dir():
-            self._client.log_artifacts(self.id, str(path), artifact_path=path.resolve().name)
-        elif path.is_file():
-            self._client.log_artifact(self.id, str(path))
-        else:
+        if not path.exists():
             raise ValueError(f"{path} is not there, so the run cannot keep a copy of it")
+        for run_id in self._keepers:
+            if path.is_dir():
+                self._client.log_artifacts(run_id, str(path), artifact_path=path.resolve().name)
+            else:
+                self._client.log_artifact(run_id, str(path))
 
 
 @contextmanager
@@ -102,8 +108,8 @@ def track(
         stage: name of the stage, with its cell: `train_audio_vae@kl`.
         params: what the stage was told; a section of params.yaml.
         inputs: folders (or files) it reads.
-        collects: stages whose outputs it brings together; of those that were taken from DVC's
-            cache, run and metrics are noted with the pipeline's run.
+        collects: stages whose outputs it brings together. The pipeline's run then keeps its
+            artifacts too, and of stages that were taken from DVC's cache notes run and metrics.
 
     Raises:
         ValueError: not inside a repository, or an input is not there.
@@ -122,13 +128,13 @@ def track(
         **{f"version.{library}": _version(library) for library in LIBRARIES},
         **{f"input.{name}": value for name, value in read.items()},
     }
-    lock = FileLock(root / "mlflow.db.lock")  # held by any one stage that looks and then writes
+    lock = FileLock(root / LOCK)
     with _PeakMemory() as peak:
         with lock:
             client, experiment_id, address = _connect(root)
             parent = _Parent(client, experiment_id, root, stage, commit, dirty)
-            run_id = parent.begin({_key(k): v for k, v in tags.items()})
-        run = Run(client, run_id, experiment_id)
+            run_id, above = parent.begin({_key(k): v for k, v in tags.items()})
+        run = Run(client, run_id, experiment_id, above if collects else None)
         try:
             _log_params(client, run_id, told)
             yield run
@@ -196,6 +202,12 @@ def shown_address(address: str) -> str:
     return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
 
 
+def experiment_id(root: Path) -> str:
+    """What the tracking store calls the experiment of all runs; made where there is none."""
+    with FileLock(root / LOCK):
+        return _connect(root)[1]
+
+
 def git_state(root: Path) -> tuple[str, bool]:
     """The commit checked out at `root`, and whether files differ from it.
 
@@ -239,8 +251,8 @@ class _Parent:
         self._runs = root / "reports" / "runs"
         self._client, self._experiment_id = client, experiment_id
 
-    def begin(self, tags: Mapping[str, str]) -> str:
-        """Open the stage's run, with these tags, under the parent; its id."""
+    def begin(self, tags: Mapping[str, str]) -> tuple[str, str]:
+        """Open the stage's run, with these tags, under the parent; the ids of both."""
         parent = self._found()
         parent_id = str(parent.info.run_id)
         for run in self._running(parent_id):
@@ -254,7 +266,7 @@ class _Parent:
             tags={**tags, "mlflow.parentRunId": parent_id},
         )
         self._client.update_run(parent_id, status="RUNNING")
-        return str(child.info.run_id)
+        return str(child.info.run_id), parent_id
 
     def end(
         self,
@@ -320,12 +332,16 @@ class _Parent:
 
 
 def _headline(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """Metrics without their baselines (another's name behind a word) and those of one dimension."""
+    """Metrics that have a value, without baselines (another's name behind a word) and dimensions.
+
+    To MLflow NaN would be different from NaN.
+    """
     baselines = {a for a in metrics for b in metrics if a.endswith(f"_{b}")}
     return {
         name: value
         for name, value in metrics.items()
-        if value is not None and name not in baselines and "_dim_" not in name
+        if value is not None and math.isfinite(value)
+        if name not in baselines and "_dim_" not in name
     }
 
 
