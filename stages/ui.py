@@ -1,5 +1,6 @@
 """MLflow's UI over the repository's runs, on this machine alone: `make ui`."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ HOST = "127.0.0.1"
 PATIENCE_S = 120.0  # for the server to answer, before a browser is opened
 
 
-def server_command(root: Path, port: int) -> list[str]:
+def server_command(root: Path, port: str) -> list[str]:
     """What starts the UI; nothing where the runs are on a server, which has a UI of its own.
 
     Raises:
@@ -31,13 +32,13 @@ def server_command(root: Path, port: int) -> list[str]:
             "runs are elsewhere, MLFLOW_TRACKING_URI names the place."
         )
     try:
-        socket.create_server((HOST, port)).close()
-    except (OSError, OverflowError):
+        socket.create_server((HOST, int(port))).close()
+    except (OSError, OverflowError, ValueError):
         raise ValueError(
             f"port {port} is taken or none. If the UI is open already, it is at "
             f"http://{HOST}:{port}; else take another port: make ui PORT=5001"
         ) from None
-    told = ["--backend-store-uri", address, "--host", HOST, "--port", str(port), "--workers", "1"]
+    told = ["--backend-store-uri", address, "--host", HOST, "--port", port, "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "server", *told]
 
 
@@ -59,13 +60,14 @@ def open_browser(address: str, port: int | None = None) -> None:
 def main(port: str) -> None:
     """Show the runs until interrupted."""
     root = repository_root()
-    if command := server_command(root, int(port)):
+    if command := server_command(root, port):
         place = f"#/experiments/{experiment_id(root)}/runs?workflowType=machine_learning"
         address = f"http://{HOST}:{port}/{place}"
         print(f"{address} (Ctrl-C ends it)", flush=True)
         threading.Thread(target=open_browser, args=(address, int(port)), daemon=True).start()
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        subprocess.run(command, cwd=root, check=False, env=quiet | os.environ)
+        with contextlib.suppress(KeyboardInterrupt):
+            subprocess.run(command, cwd=root, check=False, env=quiet | os.environ)
     else:
         print(f"{shown_address(tracking_address(root))} has the runs and a UI of its own")
         open_browser(tracking_address(root))
