@@ -1,5 +1,6 @@
 # Everything runs from .venv, which is built on first use: python3, make and git are all a machine needs.
 PYTHON ?= python3
+PORT ?= 5000
 BIN := .venv/bin
 # The tools' telemetry stays off; stages are started as `python`, which must be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -12,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: demo study test lint format lock sweep clean
+.PHONY: demo study ui test lint format lock sweep clean
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit(f'techloop needs Python 3.11 to 3.13; {sys.executable} is {sys.version.split()[0]}. Name another one: make PYTHON=python3.12 ...')"
@@ -30,6 +31,9 @@ demo: .venv/installed  ## the whole pipeline on the built-in source, then the re
 study: .venv/installed  ## every combination of the study, then its table and figure; resumes
 	$(BIN)/dvc repro study/dvc.yaml
 	@echo "$(CURDIR)/reports/study/summary/study.png"
+
+ui: .venv/installed  ## every run in MLflow's UI, on this machine alone; another port: make ui PORT=5001
+	@$(BIN)/python -m stages.ui $(PORT)
 
 sweep: .venv/installed  ## what the weight of each regulariser does: benchmarks/sweep.csv and .png
 	$(BIN)/dvc repro prepare_loops

@@ -9,7 +9,7 @@ from techloop.tracking import track
 
 def main() -> None:
     """Collect reports/ and data/ into the page."""
-    from techloop.report import STAGES, write_report
+    from techloop.report import STAGES, stages_before, write_report
 
     params, reports = load_params(), Path("reports")
     cells = {
@@ -18,7 +18,8 @@ def main() -> None:
     }
     read = [f"{folder}/{name}" for vae, folder in STAGES.values() if folder for name in cells[vae]]
     inputs = [path for path in ("data/loops", *read) if Path(path).exists()]
-    with track("report", {"cells": cells}, inputs) as run:
+    before = stages_before(cells["audio"], cells["latent"])
+    with track("report", {"cells": cells}, inputs, collects=before) as run:
         write_report(
             reports,
             Path("data"),

@@ -14,9 +14,10 @@ def main() -> None:
 
     study, folder = load_params().study, Path("reports/study/runs")
     cells = product(study.regulariser, study.objective, study.length, study.seed)
-    runs = [folder / ("-".join(map(str, cell)) + ".json") for cell in cells]
-    with track("study_report", study, [folder]) as run:
-        table = report_study(runs, "reports/study/summary")
+    names = ["-".join(map(str, cell)) for cell in cells]
+    collects = [f"study@{name}" for name in names]
+    with track("study_report", study, [folder], collects) as run:
+        table = report_study([folder / f"{name}.json" for name in names], "reports/study/summary")
         run.artifacts("reports/study/summary")
     print(table.round(3).to_string(index=False))
 

@@ -173,8 +173,7 @@ def write_report(
         "flat": flat,
         "by_kind": by_kind,
     }
-    known = [f"{stage}@{name}" for stage, (vae, _) in STAGES.items() for name in names[vae]]
-    runs = _runs(reports / "runs", ["prepare_loops", *known])
+    runs = _runs(reports / "runs", stages_before(audio_cells, latent_cells))
     page = environment.get_template("report.html.j2").render(
         runs=runs,
         commit=", ".join(sorted({run["commit"][:8] for run in runs})),
@@ -203,6 +202,13 @@ def write_report(
     write_whole(out / "index.html", page)
     write_json(out / "metrics.json", metrics)
     return metrics
+
+
+def stages_before(audio_cells: Sequence[str], latent_cells: Sequence[str]) -> list[str]:
+    """The stages of the pipeline that come before the report, each with its cell."""
+    names = {"audio": audio_cells, "latent": latent_cells}
+    with_cells = [f"{stage}@{name}" for stage, (vae, _) in STAGES.items() for name in names[vae]]
+    return ["prepare_loops", *with_cells]
 
 
 def number(value: float | int | None) -> str:

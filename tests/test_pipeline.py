@@ -71,7 +71,8 @@ def test_one_command_makes_everything_and_a_second_nothing(repository: Path) -> 
     stages = run(repository, "dvc", "stage", "list", "--name-only").split()
     runs = {p.stem: read_json(p) for p in (repository / "reports" / "runs").glob("*.json")}
     assert set(runs) == set(stages)
-    assert len({r["run_id"] for r in runs.values()}) == len(stages) == 9
+    assert len({r["run_id"] for r in runs.values()}) == len(stages) == 10
+    assert len({r["parent_run_id"] for r in runs.values()}) == 1
     page = (repository / "reports" / "index.html").read_text(encoding="utf-8")
     assert page.count('data-title="Generated ') == 8
     loops = pd.read_parquet(repository / "data" / "loops" / "index.parquet")

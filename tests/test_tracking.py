@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from ruamel.yaml import YAML
 
 from techloop.artifacts import fingerprint, read_json, write_json
 from techloop.tracking import git_state, repository_root, track
+from tests.worlds import small_params
 
 
 @pytest.fixture
@@ -29,6 +31,25 @@ def rows(root: Path, query: str) -> list[tuple]:
         return connection.execute(query).fetchall()
     finally:
         connection.close()
+
+
+def runs(root: Path, kind: str) -> list[tuple]:
+    """Name and status of the runs whose name begins so, oldest first."""
+    query = f"select name, status from runs where name like '{kind}%' order by start_time, name"
+    return rows(root, query)
+
+
+def parents_of(root: Path, run_id: str) -> list[str]:
+    query = "select value from tags where key = 'mlflow.parentRunId' and run_uuid = "
+    return [value for (value,) in rows(root, f"{query}'{run_id}'")]
+
+
+def write_params(root: Path, seed: int) -> None:
+    YAML().dump(small_params().model_dump() | {"seed": seed}, root / "params.yaml")
+
+
+def record(root: Path, stage: str) -> dict:
+    return read_json(root / "reports" / "runs" / f"{stage}.json")
 
 
 class Size(BaseModel):
@@ -62,20 +83,20 @@ def test_a_run_keeps_parameters_metrics_artifacts_and_cost(root: Path) -> None:
     assert rows(root, "select is_nan from metrics where key = 'nan'") == [(1,)]
     assert rows(root, "select value > 1e300 from metrics where key = 'up'") == [(1,)]
     assert rows(root, "select value from metrics where key = 'R_ _probe_'") == [(0.5,)]
-    assert rows(root, "select run_uuid, name, status from runs") == [
+    assert rows(root, "select run_uuid, name, status from runs where name like 'train%'") == [
         (run.id, "train@kl", "FINISHED")
     ]
     artifacts = root / "mlruns" / run.id / "artifacts"
     assert (artifacts / "model" / "weights").read_text() == "w"
     assert (artifacts / "x.txt").read_text() == "a"
 
-    record = read_json(root / "reports" / "runs" / "train@kl.json")
-    assert record["run_id"] == run.id
-    assert record["tracking_uri"] == "sqlite:///mlflow.db"
-    assert record["params"] == {"model": {"channels": 3}, "name": "x"}
-    assert record["inputs"] == {"data": fingerprint("data")}
-    assert record["wall_s"] > 0
-    assert 20 < record["peak_memory_mb"] < 20_000
+    made = record(root, "train@kl")
+    assert made["run_id"] == run.id
+    assert made["tracking_uri"] == "sqlite:///mlflow.db"
+    assert made["params"] == {"model": {"channels": 3}, "name": "x"}
+    assert made["inputs"] == {"data": fingerprint("data")}
+    assert made["wall_s"] > 0
+    assert 20 < made["peak_memory_mb"] < 20_000
     assert str(root) not in (root / "reports" / "runs" / "train@kl.json").read_text()
     assert {"wall_s", "peak_memory_mb"} < {k for (k,) in rows(root, "select key from metrics")}
 
@@ -88,7 +109,7 @@ def test_an_error_fails_the_run_keeps_its_metrics_and_leaves_no_record(root: Pat
 
     with pytest.raises(RuntimeError, match="burst"):
         fail()
-    assert rows(root, "select status from runs") == [("FAILED",)]
+    assert runs(root, "stage") == [("stage", "FAILED")]
     assert rows(root, "select value from metrics where key = 'loss'") == [(1.0,)]
     assert rows(root, "select value from tags where key = 'error'") == [("RuntimeError: burst",)]
     assert not (root / "reports").exists()
@@ -124,8 +145,8 @@ def test_the_environment_chooses_the_address(
     assert elsewhere.exists()
     assert not (root / "mlflow.db").exists()
     assert not (root / "top" / "mlflow.db").exists()
-    record = read_json(root / "top" / "reports" / "runs" / "stage.json")
-    assert record["tracking_uri"] == "sqlite"
+    made = record(root / "top", "stage")
+    assert made["tracking_uri"] == "sqlite"
 
 
 def test_many_processes_share_a_fresh_database(root: Path) -> None:
@@ -136,22 +157,25 @@ def test_many_processes_share_a_fresh_database(root: Path) -> None:
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", script, str(n)], cwd=root, stderr=subprocess.PIPE)
-        for n in range(2)
+        for n in range(3)
     ]
     said = [process.communicate()[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert said == ["", ""], "a run is quiet"
-    assert rows(root, "select count(*) from runs where status = 'FINISHED'") == [(2,)]
-    assert rows(root, "select count(*) from metrics where key = 'loss'") == [(40,)]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
+    assert said == ["", "", ""], "a run is quiet"
+    assert rows(root, "select count(*) from runs where status = 'FINISHED'") == [(4,)]
+    assert rows(root, "select count(*) from metrics where key = 'loss'") == [(60,)]
     assert rows(root, "select count(*) from experiments where name = 'techloop'") == [(1,)]
+    of_all = "select count(*), count(distinct value) from tags where key = 'mlflow.parentRunId'"
+    assert rows(root, of_all) == [(3, 1)]
+    assert runs(root, "pipeline") == [("pipeline unknown-44136f", "FINISHED")]
 
 
 def test_a_card_speaks_for_its_folder(root: Path) -> None:
     write_json(root / "loops" / "card.json", {"fingerprint": "0123456789abcdef"})
     with track("stage", {}, [root / "loops"]):
         pass
-    record = read_json(root / "reports" / "runs" / "stage.json")
-    assert record["inputs"] == {"loops": "0123456789abcdef"}
+    made = record(root, "stage")
+    assert made["inputs"] == {"loops": "0123456789abcdef"}
 
 
 def test_bad_input_is_refused_before_a_run_begins(
@@ -189,6 +213,8 @@ def test_git_state(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git("commit", "-qm", "one")
     assert git_state(root) == (git("rev-parse", "HEAD").strip(), False)
     (root / "dvc.lock").write_text("2")
+    (root / "study").mkdir()
+    (root / "study" / "dvc.lock").write_text("1")
     assert not git_state(root)[1]
     (root / "a.py").write_text("2")
     assert git_state(root)[1]
@@ -213,3 +239,112 @@ def test_metrics_are_sent_together_and_all_arrive(
             run.log(dict.fromkeys("abcd", 1.0), step)
         assert len(sent) == 4
     assert rows(root, "select count(*) from metrics where key in ('a', 'd')") == [(220,)]
+
+
+def test_stages_of_one_state_share_a_parent_and_of_another_have_their_own(root: Path) -> None:
+    write_params(root, 0)
+    with track("prepare", {}) as run:
+        run.log({"loss": 3.0}, step=5)
+        run.log({"loops": 7.0, "weak_loops": 3.0, "kl_dim_00": 1.0, "split/test": math.nan})
+    with track("train@kl", {}):
+        pass
+    first = record(root, "prepare")["parent_run_id"]
+    assert parents_of(root, run.id) == [first]
+    assert record(root, "train@kl")["parent_run_id"] == first
+    told = dict(rows(root, f"select key, value from params where run_uuid = '{first}'"))
+    assert told["seed"] == "0"
+    assert told["train_audio_vae.cells.kl.regulariser"] == "kl"
+    kept = dict(rows(root, f"select key, value from metrics where run_uuid = '{first}'"))
+    assert {k for k in kept if not k.endswith(("/wall_s", "/peak_memory_mb"))} == {"prepare/loops"}
+    assert kept["prepare/loops"] == 7
+    assert {"prepare/wall_s", "train/kl/wall_s"} < set(kept)
+
+    (root / "params.yaml").write_text("# A remark.\n" + (root / "params.yaml").read_text())
+    with track("prepare", {}):
+        pass
+    assert record(root, "prepare")["parent_run_id"] == first, "a remark is no setting"
+    write_params(root, 1)
+    with track("train@kl", {}):
+        pass
+    assert record(root, "train@kl")["parent_run_id"] != first
+    with track("study@kl-1", {}) as run:
+        run.log({"coverage": 1.0})
+    study = record(root, "study@kl-1")["parent_run_id"]
+    assert rows(root, f"select name from runs where run_uuid = '{study}'")[0][0].startswith("study")
+    assert rows(root, f"select count(*) from metrics where run_uuid = '{study}'") == [(0,)]
+    assert len({name for name, _ in runs(root, "pipeline")}) == 2
+
+
+def test_what_the_cache_gave_is_noted_with_the_parent(root: Path) -> None:
+    write_params(root, 0)
+    for stage in ("prepare", "train@kl"):
+        with track(stage, {}) as run:
+            run.log({"loops": 7.0, "nan": math.nan})
+    cached = record(root, "prepare")["run_id"]
+    write_params(root, 1)
+    write_json(root / "reports" / "runs" / "from-before.json", {"run_id": "0" * 32})
+    (root / "reports" / "runs" / "damaged.json").write_text("{")
+    with track("train@kl", {}) as run:
+        run.log({"loops": 8.0})
+    before = ["prepare", "train@kl", "absent", "damaged", "from-before"]
+    with track("report", {}, collects=before) as run:
+        run.artifacts("params.yaml")
+    parent = record(root, "report")["parent_run_id"]
+    for keeper in (run.id, parent):
+        assert (root / "mlruns" / keeper / "artifacts" / "params.yaml").is_file()
+    tags = f"select key, value from tags where key like 'cached%' and run_uuid = '{parent}'"
+    assert set(rows(root, tags)) == {("cached.prepare", cached), ("cached.from-before", "0" * 32)}
+    metrics = f"select key, value from metrics where key like '%/loops' and run_uuid = '{parent}'"
+    assert set(rows(root, metrics)) == {("prepare/loops", 7.0), ("train/kl/loops", 8.0)}
+
+    with track("prepare", {}):
+        pass
+    assert rows(root, tags) == [("cached.from-before", "0" * 32)], "it has run now"
+
+
+def test_the_parent_is_as_its_stages_are(root: Path) -> None:
+    def status() -> str:
+        [(_, found)] = runs(root, "pipeline")
+        return found
+
+    with track("long", {}):
+        assert status() == "RUNNING"
+        with track("short", {}):
+            pass
+        assert status() == "RUNNING", "another stage is still at work"
+    assert status() == "FINISHED"
+    with pytest.raises(RuntimeError), track("short", {}):
+        raise RuntimeError
+    assert status() == "FAILED"
+    with pytest.raises(KeyboardInterrupt), track("short", {}):
+        raise KeyboardInterrupt
+    assert status() == "KILLED"
+
+    cut_off = "import os\nfrom techloop.tracking import track\nwith track('long', {}): os._exit(9)"
+    subprocess.run([sys.executable, "-c", cut_off], cwd=root, check=False)
+    with track("short", {}):
+        pass
+    assert status() == "RUNNING", "for all that anyone knows"
+    with track("long", {}):
+        pass
+    assert status() == "FINISHED"
+    assert sorted(runs(root, "long")) == [
+        ("long", end) for end in ("FINISHED", "FINISHED", "KILLED")
+    ]
+
+
+def test_a_deleted_parent_is_made_anew(root: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
+    with track("prepare", {}):
+        pass
+    first = record(root, "prepare")["parent_run_id"]
+    client.delete_run(first)
+    with track("train", {}) as run:
+        [second] = parents_of(root, run.id)
+        client.delete_run(second)
+    third = record(root, "train")["parent_run_id"]
+    assert len({first, second, third}) == 3
+    assert parents_of(root, run.id) == [third]
+    assert rows(root, f"select status from runs where run_uuid = '{third}'") == [("FINISHED",)]

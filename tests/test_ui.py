@@ -1,0 +1,67 @@
+"""`make ui` starts MLflow's server on this machine alone, or says why it cannot."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from stages import ui
+from stages.ui import main, server_command
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    for name in ("MLFLOW_TRACKING_URI", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return str(listening.getsockname()[1])
+
+
+def test_it_serves_the_repositorys_runs_to_this_machine_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "mlflow.db").touch()
+    port = free_port()
+    command = server_command(root, port)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--port") + 1] == port
+    store = command.index("--backend-store-uri") + 1
+    assert command[store] == f"sqlite:///{root}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://db.example.org/runs")
+    assert server_command(root, port)[store] == "postgresql://db.example.org/runs"
+
+
+def test_what_stands_in_its_way_is_said(root: Path) -> None:
+    with pytest.raises(ValueError, match="no stage has run here"):
+        server_command(root, free_port())
+    (root / "mlflow.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = str(listening.getsockname()[1])
+        with pytest.raises(ValueError, match=f"port {port} is taken .* make ui PORT="):
+            server_command(root, port)
+    for port in ("70000", "five"):
+        with pytest.raises(ValueError, match=f"port {port} is taken or none"):
+            server_command(root, port)
+
+
+@pytest.mark.parametrize("window", [True, False])
+def test_a_server_has_a_ui_of_its_own(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], window: bool
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(ui.sys, "platform", "linux")
+    monkeypatch.setattr(ui.webbrowser, "open", opened.append)
+    if window:
+        monkeypatch.setenv("DISPLAY", ":0")
+    address = "https://me:secret@ml.example.org:8080"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    main("5000")
+    said = capsys.readouterr().out
+    assert "https://ml.example.org:8080" in said
+    assert "secret" not in said
+    assert opened == [address] * window
