@@ -58,7 +58,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["study"] |= {"regulariser": ["kl"], "objective": ["posterior"], "length": [1]}
     params["study"]["seed"] = [0, 1]
     params["evaluate_smoothness"]["paths"] = 4
-    params["evaluate_generation"]["loops"] = 24
+    params["evaluate_generation"] |= {"loops": 24, "seeds": 2}
+    params["evaluate_prior"]["loops"] = 24
+    params["evaluate_controls"] = {"loops": 48, "probes": 4}
     cells = params["train_latent_vae"]["cells"]
     params["train_latent_vae"]["cells"] = {"kl-posterior-4": cells["kl-posterior-4"]}
     YAML().dump(params, folder / "params.yaml")
@@ -71,7 +73,7 @@ def test_one_command_makes_everything_and_a_second_nothing(repository: Path) -> 
     stages = run(repository, "dvc", "stage", "list", "--name-only").split()
     runs = {p.stem: read_json(p) for p in (repository / "reports" / "runs").glob("*.json")}
     assert set(runs) == set(stages)
-    assert len({r["run_id"] for r in runs.values()}) == len(stages) == 10
+    assert len({r["run_id"] for r in runs.values()}) == len(stages) == 11
     assert len({r["parent_run_id"] for r in runs.values()}) == 1
     page = (repository / "reports" / "index.html").read_text(encoding="utf-8")
     assert page.count('data-title="Generated ') == 8
