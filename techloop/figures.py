@@ -411,7 +411,7 @@ def sweeps(
 def compression(
     path: str | Path,
     measured: Mapping[tuple[str, str], Mapping[str, np.ndarray]],
-    baselines: Mapping[str, Mapping[str, tuple[float, float]]],
+    baselines: Mapping[str, Mapping[str, Float[np.ndarray, "n three"]]],
 ) -> None:
     """What fewer points a loop cost and buy: rate against distance, smoothness, coverage.
 
@@ -420,7 +420,8 @@ def compression(
         measured: by regulariser and objective: `length` `(n,)`, and `(n, 3)` (mean, lowest, highest
             over seeds) `rate_nats_per_loop`, `decoded_distance`, `smoothness`, `midpoint`,
             `coverage`, `standard_coverage`.
-        baselines: by `smoothness`, `midpoint` and `coverage`, named ranges to draw as bands across.
+        baselines: by `smoothness`, `midpoint` and `coverage`, named values `(n, 3)` of the same
+            kind, a row for each of all lengths, to draw as grey bands.
     """
     regulariser, objective = (list(dict.fromkeys(name[i] for name in measured)) for i in (0, 1))
     colours = dict(zip(objective, (BLUE, ORANGE, GREEN), strict=False))
@@ -456,14 +457,14 @@ def compression(
             )
         lengths = sorted({int(n) for of in measured.values() for n in of["length"]})
         for key, ax in by_length.items():
-            for name, (low, high) in baselines[key].items():
-                ax.axhspan(low, high, color=GREY, alpha=0.25, linewidth=0.8)
+            for name, values in baselines[key].items():
+                ax.fill_between(lengths, values[:, 1], values[:, 2], color=GREY, alpha=0.2, lw=0)
+                ax.plot(lengths, values[:, 0], color=GREY, linewidth=1, zorder=1)
                 ax.annotate(
                     name,
-                    (0.99, high),
-                    (0, 2),
-                    ax.get_yaxis_transform(),
-                    "offset points",
+                    (lengths[-1], values[-1, 0]),
+                    (0, 3),
+                    textcoords="offset points",
                     ha="right",
                     fontsize=7,
                     color="#555555",
@@ -475,7 +476,7 @@ def compression(
         cost.set_xscale("symlog", linthresh=1)
         cost.set(xlabel="rate (nats a loop)", ylabel="spectral distance to VAE 1's sound")
         cost.set_title("What compression costs", loc="left", fontweight="bold")
-        by_length["smoothness"].set(ylabel="perceptual path length / straight distance")
+        by_length["smoothness"].set(ylabel="perceptual path / distance of the ends")
         by_length["smoothness"].set_title("Straightness of paths", loc="left", fontweight="bold")
         by_length["midpoint"].set(ylabel="nearest real loop / average one")
         by_length["midpoint"].set_title("What is half-way", loc="left", fontweight="bold")

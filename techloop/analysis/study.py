@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from techloop.analysis.generation import Judge, generated, generated_apart, sample_size
@@ -134,8 +136,8 @@ def report_study(runs: Sequence[Path], folder: str | Path) -> pd.DataFrame:
     Args:
         runs: the files.
         folder: is replaced; gets study.csv (a row a cell: means over seeds, and the lowest and
-            highest as `_low`, `_high`), runs.csv (a row a run) and study.png, whose baselines reach
-            from the lowest to the highest of all cells, as each joins ends of its own.
+            highest as `_low`, `_high`), runs.csv (a row a run) and study.png, whose baselines
+            are means and quartiles over all runs of a length, as each joins ends of its own.
 
     Returns:
         The table, a row a cell.
@@ -158,21 +160,23 @@ def report_study(runs: Sequence[Path], folder: str | Path) -> pd.DataFrame:
             {(str(r), str(o)): _curve(rows) for (r, o), rows in table.groupby(list(KEYS[:2]))},
             {
                 "smoothness": {
-                    "line in VAE 1": _range(table["vae1_perceptual_path_ratio"]),
-                    "cross-fade": _range(table["crossfade_perceptual_path_ratio"]),
+                    "line in VAE 1": _by_length(every, "vae1_perceptual_path_ratio"),
+                    "cross-fade": _by_length(every, "crossfade_perceptual_path_ratio"),
                 },
                 "midpoint": {
-                    "cross-fade": _range(table["crossfade_midpoint_nearest_ratio"]),
-                    "the ends themselves": _range(table["end_nearest_ratio"]),
+                    "cross-fade": _by_length(every, "crossfade_midpoint_nearest_ratio"),
+                    "the ends themselves": _by_length(every, "end_nearest_ratio"),
                 },
-                "coverage": {"real loops": _range(table["real_coverage"])},
+                "coverage": {"real loops": _by_length(every, "real_coverage")},
             },
         )
     return table
 
 
-def _range(values: pd.Series) -> tuple[float, float]:
-    return float(values.min()), float(values.max())
+def _by_length(every: pd.DataFrame, name: str) -> Float[np.ndarray, "n three"]:
+    """Mean and quartiles of a baseline over all runs of each length."""
+    of = every.groupby("length")[name]
+    return np.stack([of.mean(), of.quantile(0.25), of.quantile(0.75)], 1)
 
 
 def _curve(rows: pd.DataFrame) -> dict[str, Any]:
