@@ -39,8 +39,10 @@ sweep: .venv/installed  ## what the weight of each regulariser does: benchmarks/
 	$(BIN)/dvc repro prepare_loops
 	$(BIN)/python benchmarks/sweep.py data/loops --out benchmarks
 
+# A file a core, and one thread in each: threads that wait for one another on a busy core crawl.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+		--numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check .

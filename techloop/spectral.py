@@ -86,12 +86,19 @@ def mel_filterbank(
 
 
 @lru_cache(maxsize=4)
-def chroma_filterbank(sample_rate_hz: int, window: int) -> Float[Tensor, "twelve bins"]:
-    """How much each bin counts for each pitch class, from C on (librosa)."""
-    from librosa.filters import chroma  # slow
+def chroma_filterbank(
+    sample_rate_hz: int, window: int, low_hz: float = 60.0, high_hz: float = 4000.0
+) -> Float[Tensor, "twelve bins"]:
+    """How much each bin counts for each pitch class, from C on: linearly between two semitones.
 
+    References:
+        Fujishima, Realtime chord recognition of musical sound, 1999 (pitch class profile).
+    """
     with torch.inference_mode(False):  # kept beyond the mode it is first asked for in
-        return torch.from_numpy(chroma(sr=sample_rate_hz, n_fft=window, tuning=0.0))
+        hz = torch.arange(window // 2 + 1) * (sample_rate_hz / window)
+        semitone = 12 * (hz.clamp_min(1) / 440).log2() + 9
+        away = (semitone - torch.arange(12)[:, None] + 6) % 12 - 6
+        return (1 - away.abs()).clamp_min(0) * ((hz >= low_hz) & (hz <= high_hz))
 
 
 def log_mel(

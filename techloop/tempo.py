@@ -660,12 +660,12 @@ def _librosa(
     flux = flux[: len(flux) // 4 * 4].reshape(-1, 4).sum(axis=1)
     first = max(len(flux) // 2 - 30 * rate_hz, 0)
     middle = flux[first : first + 60 * rate_hz]
-    return float(_librosa_tempo()(onset_envelope=middle, sr=rate_hz, hop_length=1)[0]), None
+    return float(librosa_tempo()(onset_envelope=middle, sr=rate_hz, hop_length=1)[0]), None
 
 
 @functools.cache
-def _librosa_tempo() -> Any:
-    """Its function, compiled: one process after the other.
+def librosa_tempo() -> Any:
+    """`librosa.feature.tempo`, compiled: one process after the other.
 
     Processes that compile for numba's cache at the same time can spoil it, and then each that uses
     it crashes (numba issue 10128).

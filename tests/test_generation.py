@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 
 from techloop.analysis.generation import (
+    Judge,
     PrincipalComponents,
     chance_on_grid_share,
     density_coverage,
@@ -16,8 +18,10 @@ from techloop.analysis.generation import (
     mean_pairwise_distance,
     nearest_distance,
     on_grid_share,
+    over_seeds,
     seam_ratio,
     standardised,
+    tempo_share,
 )
 from techloop.datasets import LoopDataset
 from techloop.grid import Grid
@@ -135,6 +139,38 @@ def test_seam_ratio():
     np.testing.assert_array_equal(seam_ratio(flux, GRID), [1, 5, np.nan, np.inf])
     with pytest.raises(ValueError, match="one beat"):
         seam_ratio(flux, Grid(beats_per_bar=1))
+
+
+def test_the_tempo_of_a_beat_is_heard_and_of_another_is_not():
+    assert tempo_share(kicks(3), GRID) == 1
+    assert tempo_share(np.zeros((2, GRID.samples), np.float32), GRID) == 0
+    t = np.arange(GRID.samples) / GRID.samples
+    fifths = np.sin(2 * np.pi * 3_000 * t) * ((5 * t) % 1 < 0.1)  # 156 BPM
+    assert tempo_share(fifths.astype(np.float32)[None], GRID) == 0
+
+
+def test_an_interval_over_seeds_is_students():
+    found = over_seeds([{"a": 1.0, "b": 2.0}, {"a": 2.0, "b": 2.0}, {"a": 3.0, "b": np.nan}])
+    low, high = scipy.stats.t.interval(0.95, 2, loc=2, scale=scipy.stats.sem([1, 2, 3]))
+    assert (found["a"], found["a_low"], found["a_high"]) == pytest.approx((2, low, high))
+    assert np.isnan([found["b"], found["b_low"]]).all()
+    with pytest.raises(ValueError, match="two or more"):
+        over_seeds([{"a": 1.0}])
+
+
+def test_a_further_embedding_has_a_distance_of_its_own(tmp_path):
+    folder = write_loops(tmp_path / "loops", kicks(48), ["train"] * 48)
+    train = LoopDataset(folder, "train")
+    judge = Judge(train, 48, seed=0, embeddings={"halves": lambda x, _: halves(x)})
+    metrics = judge(train.audio()[:48]).metrics
+    assert metrics["frechet_halves"] == pytest.approx(0, abs=1e-9)
+    other = np.random.default_rng(0).normal(0, 0.1, (48, GRID.samples)).astype(np.float32)
+    assert judge(other).metrics["frechet_halves"] > 0.01
+
+
+def halves(audio):
+    """Levels of the halves of loops, as an embedding."""
+    return np.log10((audio.reshape(len(audio), 2, -1) ** 2).mean(2) + 1e-6)
 
 
 def test_principal_components_keep_distances_and_order(draw):

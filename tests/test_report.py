@@ -293,7 +293,7 @@ def test_the_page_is_whole_and_needs_no_network(finished: Path) -> None:
 def test_every_picture_has_words_and_is_inside(finished: Path) -> None:
     _, page = build(finished)
     pictures = page.all("img")
-    assert len(pictures) == 10
+    assert len(pictures) == sum(map(len, EVALUATED.values()))
     for picture_ in pictures:
         assert picture_["alt"]
         kind, content = (picture_["src"] or "").split(";base64,")
@@ -335,7 +335,9 @@ def test_what_the_page_says(finished: Path) -> None:
     ):
         assert said in text, said
     assert "<b>broken</b>" not in text
-    assert f"{15:032x}" not in text, "the report's own run is from another time"
+    assert read_json(finished / "reports/runs/report.json")["run_id"] not in text, (
+        "the report's own run is from another time"
+    )
 
 
 def test_the_same_inputs_give_the_same_bytes(finished: Path) -> None:
@@ -359,6 +361,7 @@ def test_metrics_by_stage_and_cell(finished: Path) -> None:
         ("train_latent_vae", "data/latent_vae"),
         ("evaluate_reconstruction", "reports/reconstruction"),
         ("evaluate_descriptors", "reports/descriptors"),
+        ("evaluate_prior", "reports/prior"),
         ("evaluate_smoothness", "reports/smoothness"),
         ("evaluate_generation", "reports/generation"),
         ("evaluate_controls", "reports/controls"),
@@ -371,7 +374,7 @@ def test_a_missing_stage_is_named_and_the_rest_is_there(
     shutil.rmtree(top / folder)
     text, page = build(top)
     assert re.findall(r"<code>(\w+)</code> has not run", text) == [stage]
-    assert len(page.all("section")) == 9
+    assert len(page.all("section")) == 10
     assert stage not in read_json(top / "reports" / "metrics.json")
 
 
@@ -384,7 +387,7 @@ def test_a_cell_of_other_params_is_not_read(finished: Path, tmp_path: Path) -> N
     assert CELLS[0] not in text
     assert "@kl" not in text
     assert "evaluate_smoothness@wae-mean-4" in text
-    assert len(page.all("img")) == 5
+    assert len(page.all("img")) == len(EVALUATED)
     metrics = read_json(top / "reports" / "metrics.json")
     assert {cell for stage in metrics if "_vae" in stage for cell in metrics[stage]} == {
         "wae",
@@ -411,7 +414,7 @@ def test_a_missing_cell_is_named_and_the_others_are_there(finished: Path, tmp_pa
 def test_nothing_at_all_still_is_a_page(tmp_path: Path) -> None:
     write_report(tmp_path, tmp_path, tmp_path, audio_cells=["kl"], latent_cells=CELLS)
     text = (tmp_path / "index.html").read_text()
-    assert len(re.findall("has not run", text)) == 8
+    assert len(re.findall("has not run", text)) == 3 + len(EVALUATED)
     assert "No stage has recorded a run" in text
     Page(text)
 
@@ -429,7 +432,7 @@ def test_what_is_too_large_is_linked(
     text, page = build(top)
     assert len(text) < largest
     # Pictures and all short loops are in; of the four pieces, the first still fits.
-    assert len(page.all("img")) == 10
+    assert len(page.all("img")) == sum(map(len, EVALUATED.values()))
     sounds = [str(b["data-sound"]) for b in page.all("button") if "data-sound" in b]
     assert len([name for name in sounds if name.startswith("generation")]) == 16
     assert sounds[16:] == ["smoothness-kl-mean-16-morph-wav"]
@@ -452,8 +455,8 @@ def test_a_listed_file_that_is_not_there_is_refused(finished: Path, tmp_path: Pa
 def test_best_is_marked_only_where_there_is_a_better(finished: Path) -> None:
     text, _ = build(finished)
     best = re.findall(r'<td class="best">([^<]*)</td>', text)
-    # Distance of five evaluations; equal numbers, `loops` and losses have no best.
-    assert best == ["1.25"] * 5
+    # Distance of each evaluation; equal numbers, `loops` and losses have no best.
+    assert best == ["1.25"] * len(EVALUATED)
 
 
 def test_a_curve_a_cell_and_split(finished: Path) -> None:

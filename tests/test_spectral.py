@@ -1,8 +1,16 @@
+import librosa
 import numpy as np
 import pytest
 import torch
 
-from techloop.spectral import circular_stft, log_mel, mel_filterbank, whole_hop, wrap
+from techloop.spectral import (
+    chroma_filterbank,
+    circular_stft,
+    log_mel,
+    mel_filterbank,
+    whole_hop,
+    wrap,
+)
 
 
 def test_wrap_is_the_circle() -> None:
@@ -71,3 +79,17 @@ def test_log_mel_is_in_db_of_full_scale() -> None:
     assert torch.allclose(log_mel(x / 10, 16_000).max(), mels.max() - 20, atol=0.01)
     assert (log_mel(torch.zeros(1, 1_280), 16_000) == -100).all()
     assert mel_filterbank(16_000, 1024, 64).shape == (64, 513)
+
+
+def test_pitch_classes_are_those_of_notes() -> None:
+    """Each note of four octaves, as librosa names it; out of tune, between two."""
+    bank = chroma_filterbank(16_000, 16_384)
+    names = ["C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B"]
+    for midi in range(48, 96):
+        note = librosa.midi_to_note(midi, octave=False)
+        k = round(float(librosa.midi_to_hz(midi)) * 16_384 / 16_000)
+        assert bank[:, k].argmax() == names.index(note)
+        assert bank[:, k].sum() == pytest.approx(1, abs=1e-5)
+    quarter = round(float(librosa.midi_to_hz(69.5)) * 16_384 / 16_000)
+    assert bank[9:11, quarter].tolist() == pytest.approx([0.5, 0.5], abs=0.05)
+    assert bank[:, [1, 8_000]].sum() == 0  # below 60 Hz and above 4 kHz
