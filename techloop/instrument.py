@@ -73,11 +73,14 @@ class Instrument:
         """Points of `n` loops from the learned prior, its noise moved by `shift`."""
         draw = torch.Generator().manual_seed(seed)
         noise = torch.randn(n, *self.point_shape, generator=draw)
-        return self.from_noise(noise if shift is None else noise + shift)
+        return self.from_noise(noise, shift)
 
     @torch.inference_mode()
-    def from_noise(self, noise: Float[Tensor, "n d length"]) -> Float[Tensor, "n d length"]:
-        """Points of the learned prior, given draws of N(0, 1)."""
+    def from_noise(
+        self, noise: Float[Tensor, "n d length"], shift: Float[Tensor, "d length"] | None = None
+    ) -> Float[Tensor, "n d length"]:
+        """Points of the learned prior, given draws of N(0, 1), which are moved by `shift`."""
+        noise = noise if shift is None else noise + shift
         return self.latent_vae.from_noise(noise.to(self.device)).cpu()
 
     @torch.inference_mode()
@@ -141,8 +144,7 @@ class Instrument:
     ) -> Float[np.ndarray, "total"]:
         """A closed, smooth random walk of `bars` bars that ends where it began; see `sample`."""
         noise = closed_walk(self._loops(bars), self.point_shape, seed)
-        noise = noise if shift is None else noise + shift
-        return self.render_sequence(self.from_noise(noise))
+        return self.render_sequence(self.from_noise(noise, shift))
 
     def _loops(self, bars: int) -> int:
         """How many loops make so many bars."""

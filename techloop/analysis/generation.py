@@ -91,7 +91,7 @@ def evaluate_generation(
         raise ValueError(f"the loops are on {test.grid}, the instrument on {grid}")
     n = sample_size(train, test, loops_used)
     judge = Judge(train, n, seed=seed, embeddings=embeddings)
-    real = test.audio(np.sort(np.random.default_rng([seed, 1]).permutation(len(test))[:n]))
+    real = real_loops(test, n, seed)
     first = generated(instrument, n, seed)
     found: dict[str, Sample] = {}
     metrics = {"loops": float(n), "training_loops": float(len(judge.memory))}
@@ -121,7 +121,7 @@ def evaluate_generation(
     with whole_folder(folder) as new:
         spectrogram_grid(
             new / "spectrograms.png",
-            _log_mel(np.concatenate([first[:shown], beside, both]), grid),
+            mel_levels(np.concatenate([first[:shown], beside, both]), grid),
             [f"generated {i + 1}" for i in range(shown)]
             + [f"real {i + 1}" for i in range(len(beside))]
             + [f"real {i + 1}, through both levels" for i in range(len(beside))],
@@ -165,6 +165,11 @@ def sample_size(train: LoopDataset, test: LoopDataset, most: int) -> int:
             f"{len(test)}, and {most} are asked for. Prepare more audio."
         )
     return n
+
+
+def real_loops(test: LoopDataset, n: int, seed: int) -> Float[np.ndarray, "n samples"]:
+    """Loops of the test split, drawn without replacement."""
+    return test.audio(np.sort(np.random.default_rng([seed, 1]).permutation(len(test))[:n]))
 
 
 def generated(instrument: Instrument, n: int, seed: int) -> Float[np.ndarray, "n samples"]:
@@ -232,12 +237,13 @@ class Judge:
         self.reference = features(audio, grid)
         parts = tqdm(range(0, len(held), BATCH), "training loops", leave=False)
         self.memory = np.concatenate(
-            [_patterns(_log_mel(train.audio(held[i : i + BATCH]), grid), grid) for i in parts]
+            [_patterns(mel_levels(train.audio(held[i : i + BATCH]), grid), grid) for i in parts]
         )
         self.components = min(COMPONENTS, max(n // 4, 1))
         statistics = self.reference["statistics"]
         self.project = PrincipalComponents(statistics, min(max(self.components, 2), n - 1))
         self.places = self.project(statistics)
+        self.variety = mean_pairwise_distance(self.places[:, : self.components])
         self.embedded = {}
         for name, embed in (embeddings or {}).items():
             points = embed(audio, grid)
@@ -249,7 +255,6 @@ class Judge:
         found, n = features(audio, self.grid), len(audio)
         places = self.project(found["statistics"])
         reference, points = (p[:, : self.components] for p in (self.places, places))
-        variety = mean_pairwise_distance(reference)
         distance_db, nearest = nearest_distance(found["patterns"], self.memory)
         density, coverage = (
             density_coverage(reference, points, NEIGHBOURS)
@@ -267,7 +272,9 @@ class Judge:
             else math.nan,
             "density": density,
             "coverage": coverage,
-            "diversity_ratio": mean_pairwise_distance(points) / variety if variety else math.nan,
+            "diversity_ratio": mean_pairwise_distance(points) / self.variety
+            if self.variety
+            else math.nan,
             "nearest_training_db": float(np.median(distance_db)),
             "nearest_training_ratio": float(np.median(nearest)),
             "on_grid_share": on_grid_share(found["onsets"] > 0, self.grid),
@@ -336,7 +343,7 @@ def features(audio: Float[np.ndarray, "n samples"], grid: Grid) -> dict[str, np.
     parts: list[dict[str, np.ndarray]] = []
     for i in range(0, len(audio), BATCH):
         batch = torch.from_numpy(audio[i : i + BATCH])
-        level = _log_mel(audio[i : i + BATCH], grid)
+        level = mel_levels(audio[i : i + BATCH], grid)
         strength = onset_strength(batch, grid.sample_rate_hz, grid.hop)
         parts.append(
             {
@@ -514,7 +521,10 @@ def standardised(
     return (reference - mean) / scale, (other - mean) / scale
 
 
-def _log_mel(audio: np.ndarray, grid: Grid) -> np.ndarray:
+def mel_levels(
+    audio: Float[np.ndarray, "n samples"], grid: Grid
+) -> Float[np.ndarray, "n mels frames"]:
+    """What spectrograms of loops show and loops are compared by: mel levels above -80 dB."""
     x = torch.from_numpy(audio)
     return log_mel(x, grid.sample_rate_hz, hop=grid.hop, floor_db=FLOOR_DB).numpy()
 

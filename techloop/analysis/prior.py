@@ -13,13 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from techloop.analysis.generation import Judge, sample_size
+from techloop.analysis.generation import Judge, mel_levels, real_loops, sample_size
 from techloop.artifacts import whole_folder, write_json
 from techloop.audio import write_loop
 from techloop.datasets import LoopDataset
 from techloop.figures import spectrogram_grid
 from techloop.models.audio_vae import AudioVAE
-from techloop.spectral import log_mel
 
 KINDS = {"": "smooth", "white_": "white"}
 REFERENCE_LOOPS = 512  # whose latents the smooth process is like
@@ -78,9 +77,8 @@ def evaluate_prior(
         ).numpy()
         for prefix, z in frames.items()
     }
-    rows = np.sort(np.random.default_rng([seed, 1]).permutation(len(test))[:n])
     metrics = {"loops": float(n)}
-    for prefix, audio in (*sounds.items(), ("real_", test.audio(rows))):
+    for prefix, audio in (*sounds.items(), ("real_", real_loops(test, n, seed))):
         metrics |= {prefix + name: value for name, value in judge(audio).metrics.items()}
 
     shown = min(examples, n)
@@ -88,9 +86,7 @@ def evaluate_prior(
     with whole_folder(folder) as new:
         spectrogram_grid(
             new / "spectrograms.png",
-            log_mel(
-                torch.from_numpy(beside), grid.sample_rate_hz, hop=grid.hop, floor_db=-80.0
-            ).numpy(),
+            mel_levels(beside, grid),
             [f"{kind} frames {i + 1}" for kind in KINDS.values() for i in range(shown)],
             columns=shown,
             span=(grid.beats, "beat"),
