@@ -86,6 +86,16 @@ def frame_descriptors(
         compare with.
     """
     _check(audio, hop)
+    return _frame_descriptors(audio, _power(audio, ONSET_WINDOW, hop), sample_rate_hz, hop)
+
+
+def _frame_descriptors(
+    audio: Float[Tensor, "b samples"],
+    short: Float[Tensor, "b bins frames"],
+    sample_rate_hz: int,
+    hop: int,
+) -> dict[str, Float[Tensor, "b frames"]]:
+    """`frame_descriptors` of audio whose power at the onsets' window is known."""
     power = _power(audio, WINDOW, hop)
     amplitude = power.sqrt()
     hz = torch.arange(WINDOW // 2 + 1) * (sample_rate_hz / WINDOW)
@@ -105,7 +115,7 @@ def frame_descriptors(
         "rolloff_hz": below.sum(1) * (sample_rate_hz / WINDOW),
         "flatness": floored.log().mean(1).exp() / floored.mean(1),
         "zero_crossing_rate": _zero_crossings(audio, hop) * sample_rate_hz,
-        "onset_strength": onset_strength(audio, sample_rate_hz, hop),
+        "onset_strength": _onset_strength(short, sample_rate_hz),
         **dict(zip(BANDS_HZ, levels[1:], strict=True)),
     }
     return {name: values[name] for name in FRAME_DESCRIPTORS}
@@ -129,7 +139,9 @@ def loop_descriptors(
     Raises:
         ValueError: as `frame_descriptors`.
     """
-    frames = frame_descriptors(audio, grid.sample_rate_hz, grid.hop)
+    _check(audio, grid.hop)
+    short = _power(audio, ONSET_WINDOW, grid.hop)
+    frames = _frame_descriptors(audio, short, grid.sample_rate_hz, grid.hop)
     weight = 10 ** (frames["loudness_db"] / 20)
     weight = weight / weight.sum(1, keepdim=True)
     values = {}
@@ -143,7 +155,7 @@ def loop_descriptors(
     strength = frames["onset_strength"]
     values["onset_density"] = onsets(strength, grid).float().sum(1) / grid.duration_s
     values["pulse_clarity"] = pulse_clarity(strength, grid)
-    values["kick_on_beat"] = kick_on_beat(kicks(audio, grid), grid)
+    values["kick_on_beat"] = kick_on_beat(_kicks(short, strength, grid), grid)
     return {name: values[name] for name in UNITS}
 
 
@@ -159,17 +171,16 @@ def onset_strength(
         (spectral flux of logarithmic magnitudes), without the maximum filter; as
         `librosa.onset.onset_strength`.
     """
-    level = onset_mel_db(audio, sample_rate_hz, hop)
-    return (level - level.roll(1, -1)).clamp_min(0).mean(1)
+    return _onset_strength(_power(audio, ONSET_WINDOW, hop), sample_rate_hz)
 
 
-def onset_mel_db(
-    audio: Float[Tensor, "b samples"], sample_rate_hz: int, hop: int
-) -> Float[Tensor, "b mels frames"]:
-    """The mel levels that `onset_strength` looks at, in dB re a full-scale sine, at least -60."""
-    power = _power(audio, ONSET_WINDOW, hop) * (4 / ONSET_WINDOW) ** 2
+def _onset_strength(
+    short: Float[Tensor, "b bins frames"], sample_rate_hz: int
+) -> Float[Tensor, "b frames"]:
     filters = mel_filterbank(sample_rate_hz, ONSET_WINDOW, 40, 60.0)
-    return 10 * (filters / filters.sum(1, keepdim=True) @ power).clamp_min(1e-6).log10()
+    weights = filters / filters.sum(1, keepdim=True) * (4 / ONSET_WINDOW) ** 2
+    level = 10 * (weights @ short).clamp_min(1e-6).log10()
+    return (level - level.roll(1, -1)).clamp_min(0).mean(1)
 
 
 def onsets(strength: Float[Tensor, "b frames"], grid: Grid) -> Bool[Tensor, "b frames"]:
@@ -193,16 +204,22 @@ def kicks(audio: Float[Tensor, "b samples"], grid: Grid) -> Bool[Tensor, "b fram
     which the level below 150 Hz rises: within 60 ms it is 6 dB or more above its lowest of the
     30 ms before, within 9 dB of the highest of the loop, and above -45 dB re full scale.
     """
-    power = _power(audio, ONSET_WINDOW, grid.hop)
+    short = _power(audio, ONSET_WINDOW, grid.hop)
+    return _kicks(short, _onset_strength(short, grid.sample_rate_hz), grid)
+
+
+def _kicks(
+    short: Float[Tensor, "b bins frames"], strength: Float[Tensor, "b frames"], grid: Grid
+) -> Bool[Tensor, "b frames"]:
     hz = torch.arange(ONSET_WINDOW // 2 + 1) * (grid.sample_rate_hz / ONSET_WINDOW)
     # In steps of two bins, so that each band has a level of its own.
     edges = torch.arange(0, 500, 2 * float(hz[1]))
     bands = torch.stack([((hz >= low) & (hz < low + 2 * hz[1])).float() for low in edges])
-    levels = _levels_db(power, bands).clamp_min(-60)
+    levels = _levels_db(short, bands).clamp_min(-60)
     found = onsets((levels - levels.roll(1, -1)).clamp_min(0).mean(1), grid)
-    found |= onsets(onset_strength(audio, grid.sample_rate_hz, grid.hop), grid)
+    found |= onsets(strength, grid)
 
-    level = _levels_db(power, (hz < KICK_BELOW_HZ).float()[None])[:, 0]
+    level = _levels_db(short, (hz < KICK_BELOW_HZ).float()[None])[:, 0]
     before, after = (max(round(s * grid.frame_rate_hz), 1) for s in (0.03, 0.06))
     lowest = -max_pool1d(wrap(-level, before, 0), before + 1, 1)
     highest = max_pool1d(wrap(level, 0, after), after + 1, 1)
@@ -243,7 +260,7 @@ def _power(
 ) -> Float[Tensor, "b bins frames"]:
     """Squared amplitudes of the circular STFT; several times faster than by `abs`."""
     spectrum = circular_stft(audio, window, hop)
-    return spectrum.real.square() + spectrum.imag.square()
+    return torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
 
 
 def _levels_db(
