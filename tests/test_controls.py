@@ -13,6 +13,7 @@ from techloop.analysis.controls import (
     evaluate_controls,
     find_controls,
     load_controls,
+    separated,
 )
 from techloop.artifacts import read_json, write_json
 from techloop.datasets import LoopDataset
@@ -62,6 +63,26 @@ def test_directions_are_unit_steps_of_the_prior(folder: Path, instrument: Instru
     assert both is not None
     np.testing.assert_allclose(both.numpy(), expected, atol=1e-6)
     assert displacement(controls, {}) is None
+
+
+def test_separated_directions_raise_their_own_and_hardly_the_others() -> None:
+    draw = np.random.default_rng(0)
+    common, own = draw.standard_normal(50), draw.standard_normal((3, 50))
+    slopes = 2 * common + own  # three values that nearly always rise together
+    plain = slopes / np.linalg.norm(slopes, axis=1, keepdims=True)
+    found = separated(slopes)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1)
+
+    def leakage(directions: np.ndarray) -> np.ndarray:
+        rises = slopes @ directions.T
+        return np.abs(rises - np.diag(np.diag(rises))).sum(0) / np.diag(rises)
+
+    assert (np.diag(slopes @ found.T) > 0).all()
+    assert (leakage(found) < 0.5 * leakage(plain)).all()
+    # What has nothing to do with one another is left as it is, and so is one alone.
+    apart = np.eye(3, 5) * [[1.0], [2.0], [3.0]]
+    np.testing.assert_allclose(separated(apart), np.eye(3, 5), atol=1e-12)
+    np.testing.assert_allclose(separated(slopes[:1]), plain[:1])
 
 
 def test_the_folder_is_whole_and_the_same_again(

@@ -1,8 +1,9 @@
 """Controls: directions in the top space that make a loop louder, brighter or denser.
 
-A direction is what a ridge regression finds from the noise that the prior turns into points to a
-descriptor of the loop that is heard, so one unit of any direction is one deviation of the prior.
-How far a control moves its descriptor, and all the others with it, is then measured on other loops.
+Ridge regressions find how each descriptor of the loop that is heard follows from the noise that
+the prior turns into points. A control goes where its own descriptor rises and those of the other
+controls stay, as far as both can be had; one unit is one deviation of the prior. How far it moves
+its descriptor, and all the others with it, is then measured on other loops.
 """
 
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ NAMES = {  # of a control, and what it raises
     "punchier": "onset_strength",
 }
 ALPHAS = np.logspace(0, 5, 16)
+FREEDOM = 0.3  # what a direction may move the other controls' descriptors by, see `separated`
 FURTHEST = 5.0  # deviations of the prior
 RESAMPLINGS = 1000
 BATCH = 32
@@ -74,7 +76,8 @@ def find_controls(
 
     References:
         Härkönen et al., GANSpace, 2020, for directions found after training; Shen et al.,
-        InterFaceGAN, 2020, section 2.2, for a linear model of an attribute in the latent space.
+        InterFaceGAN, 2020, section 2.2, for a linear model of an attribute in the latent space, and
+        2.3 for directions that leave other attributes alone.
     """
     if loops < 8 or probes < 2:
         raise ValueError(f"controls take 8 loops and 2 probes or more, got {loops} and {probes}")
@@ -82,22 +85,42 @@ def find_controls(
     noise = torch.randn(loops + probes, *instrument.point_shape, generator=draw)
     known, base = noise[:loops], noise[loops:]
     values = _heard(instrument, known, "loops to learn from")
+    values = values[:, [list(UNITS).index(descriptor) for descriptor in NAMES.values()]]
+    moves = np.ptp(values, 0) > 1e-9 * (1 + np.abs(values).max(0))
+    if not moves.any():
+        return {}
+    targets = values[:, moves] / values[:, moves].std(0)
+    # One descriptor alone would come back as a vector.
+    ridge = RidgeCV(ALPHAS, alpha_per_target=targets.shape[1] > 1)
+    slopes = np.atleast_2d(ridge.fit(known.flatten(1).numpy(), targets).coef_)
+    names = [name for name, moved in zip(NAMES, moves, strict=True) if moved]
     found = {}
-    for name, descriptor in tqdm(NAMES.items(), "controls"):
-        target = values[:, list(UNITS).index(descriptor)]
-        if np.ptp(target) <= 1e-9 * (1 + np.abs(target).max()):
-            continue
-        ridge = RidgeCV(ALPHAS).fit(known.flatten(1).numpy(), target / target.std())
-        direction = ridge.coef_ / np.linalg.norm(ridge.coef_)
+    for name, direction in zip(names, tqdm(separated(slopes), "controls"), strict=True):
         step = torch.from_numpy(direction).float().view(instrument.point_shape)
         up, down = (_heard(instrument, base + sign * step) for sign in (1, -1))
         change = (up - down) / 2
-        own = change[:, list(UNITS).index(descriptor)]
+        own = change[:, list(UNITS).index(NAMES[name])]
         draws = np.random.default_rng(seed).integers(probes, size=(RESAMPLINGS, probes))
         low, high = np.quantile(own[draws].mean(1), [0.025, 0.975])
         gains = dict(zip(UNITS, change.mean(0).tolist(), strict=True))
-        found[name] = Control(descriptor, step.numpy(), gains, float(low), float(high))
+        found[name] = Control(NAMES[name], step.numpy(), gains, float(low), float(high))
     return found
+
+
+def separated(slopes: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
+    """Directions of norm 1 that each raise one value, and the others as little as may be.
+
+    Of all directions x of one length the k-th is the one in which s_k x, the rise of its own value,
+    is largest against sum_j (s_j x)^2 + `FREEDOM` mean_j |s_j|^2 |x|^2. Without freedom the others
+    would stay where they are at any cost to its own; with much of it, the direction is s_k.
+
+    Args:
+        slopes: the gradient of each value.
+    """
+    gram = slopes @ slopes.T
+    held = gram + FREEDOM * gram.trace() / len(gram) * np.eye(len(gram))
+    directions = np.linalg.solve(held, slopes)
+    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
 
 
 def evaluate_controls(
