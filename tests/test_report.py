@@ -596,8 +596,8 @@ def test_the_stage_writes_both_files(finished: Path, monkeypatch: pytest.MonkeyP
     assert record["inputs"]["data/loops"] == "0123456789abcdef"
     for name in ("data/audio_vae/wae", "reports/generation/kl-mean-16"):
         assert record["inputs"][name] == fingerprint(finished / name)
-    assert "reports/generation/kl-sample-4" not in record["inputs"], "it has not run"
-    assert "evaluate_generation@kl-sample-4" in (finished / "reports" / "index.html").read_text()
+    assert "reports/generation/kl-posterior-1" not in record["inputs"], "it has not run"
+    assert "evaluate_generation@kl-posterior-1" in (finished / "reports" / "index.html").read_text()
 
 
 def test_histograms_are_drawn_to_scale(finished: Path) -> None:

@@ -17,6 +17,12 @@ def small_params() -> Params:
     raw["prepare_loops"]["synth"]["loops"] = 60
     audio, latent = raw["train_audio_vae"], raw["train_latent_vae"]
     audio["model"] = {"latent_dim": 4, "channels": 32, "blocks": 1}
+    # The objective that the study alone has.
+    latent["cells"]["kl-sample-4"] = {
+        "regulariser": "kl",
+        "objective": "trajectory-sample",
+        "length": 4,
+    }
     latent["model"] = {"latent_dim": 6, "channels": 32, "blocks": 1}
     for section in (audio, latent):
         section["training"] |= {
