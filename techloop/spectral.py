@@ -1,11 +1,20 @@
 """Spectra of loops: a loop is a circle, so every window wraps around."""
 
+import contextlib
+import ctypes
 import math
 from functools import lru_cache
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
+
+# Of glibc's malloc.h: parameter and value.
+MALLOPT = {
+    "M_MMAP_MAX": (-4, 0),
+    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_TOP_PAD": (-2, 64 * 2**20),
+}
 
 
 def wrap(x: Float[Tensor, "... t"], before: int, after: int) -> Float[Tensor, "... u"]:
@@ -45,6 +54,7 @@ def circular_stft(
     samples = x.shape[-1]
     if samples % hop:
         raise ValueError(f"a circle of {samples} samples is not a whole number of hops of {hop}")
+    keep_freed_memory()
     padded = wrap(x.float(), window // 2, window // 2 - hop)
     return torch.stft(
         padded, window, hop, window=hann(window, x.device), center=False, return_complex=True
@@ -125,3 +135,17 @@ def k_weights(hz: Float[Tensor, "bins"]) -> Float[Tensor, "bins"]:
     )
     high_pass = (1 - 2 * z + z**2) / (1 - 1.99004745483398 * z + 0.99007225036621 * z**2)
     return (shelf * high_pass).abs().square().float()
+
+
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> None:
+    """Have this process keep the memory it frees for what it needs next.
+
+    Above 32 MB glibc asks the system each time, and the fresh pages cost more than the arithmetic
+    on them: without, decoding takes a half to a third of the time, and the descriptors two thirds.
+    Another C library stays as it is.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        for parameter, value in MALLOPT.values():
+            libc.mallopt(parameter, value)

@@ -1,9 +1,6 @@
 """What both VAEs share: a folder that rebuilds them with nothing else beside it."""
 
-import contextlib
-import ctypes
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,13 +11,8 @@ from torch import nn
 
 from techloop.artifacts import fingerprint, read_json, write_json
 from techloop.grid import Grid
+from techloop.spectral import keep_freed_memory
 
-# Of glibc's malloc.h: parameter and value.
-MALLOPT = {
-    "M_MMAP_MAX": (-4, 0),
-    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
-    "M_TOP_PAD": (-2, 64 * 2**20),
-}
 M = TypeVar("M", bound="Model")  # typing.Self, which the run-time checks of the tests refuse
 
 
@@ -35,7 +27,7 @@ class Model(nn.Module):
 
     def __init__(self, grid: Grid, **sizes: int) -> None:
         super().__init__()
-        _keep_freed_memory()
+        keep_freed_memory()
         self.grid, self.sizes, self.notes = grid, sizes, dict[str, Any]()
 
     def save(self, folder: Path, **notes: Any) -> None:
@@ -104,16 +96,3 @@ def parameter_count(model: nn.Module) -> int:
 def pick_device() -> torch.device:
     """A GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@lru_cache(maxsize=1)
-def _keep_freed_memory() -> None:
-    """Have this process keep the memory it frees for what it needs next.
-
-    Above 32 MB glibc asks the system each time, and the fresh pages cost more than the arithmetic
-    on them: decoding takes a half to a third of the time without. Another C library stays as it is.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        libc = ctypes.CDLL(None)
-        for parameter, value in MALLOPT.values():
-            libc.mallopt(parameter, value)
