@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
-
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
@@ -57,15 +53,12 @@ STYLE: Any = {
 
 @contextmanager
 def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """A new figure in the house style, written to `path` as PNG and closed."""
-    with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(width, height), layout="constrained")
-        try:
-            yield figure
-            # Neither date nor version: the same arrays give the same file.
-            figure.savefig(path, format="png", metadata={"Software": None})
-        finally:
-            plt.close(figure)
+    """A new figure in the house style, written to `path` as PNG; pyplot never hears of it."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        # Neither date nor version: the same arrays give the same file.
+        figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def spectrogram_grid(

@@ -570,7 +570,7 @@ def _items(shown: int, real: int, n: int, held: int) -> list[dict[str, object]]:
         ),
         (
             "nearest.png",
-            "Did it copy?",
+            "Copies or not",
             f"Distance of {n} generated and {n} real test loops to the nearest of {held} training "
             "loops, over that to the average one (mel levels by sixteenth, in the best rotation). "
             "A copy is at 0.",
