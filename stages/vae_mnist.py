@@ -1,0 +1,66 @@
+"""The study of VAEs on images: notebooks/vae_mnist.ipynb, run and laid out as one page."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from stages import run_stage
+from techloop.params import load_params
+from techloop.tracking import track
+
+FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
+MISTAKES = ("FileNotFoundError", "ValueError")  # of a person, as `images.py` raises them
+FOLDER = Path(__file__).parent.parent / "notebooks"
+
+
+def laid_out(notebook: Any) -> str:
+    """A notebook as a page that fetches nothing: formulas as MathML, pictures and styles inside."""
+    from latex2mathml.converter import convert
+    from nbconvert import HTMLExporter
+
+    def as_mathml(formula: re.Match[str]) -> str:
+        block, inline = formula.groups()
+        return convert(block or inline, display="block" if block else "inline")
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = FORMULA.sub(as_mathml, cell.source)
+    notebook.metadata["title"] = "VAEs where they can be seen"
+    exporter = HTMLExporter(extra_template_paths=[str(FOLDER)], template_file="page.html.j2")
+    return str(exporter.from_notebook_node(notebook)[0])
+
+
+def main() -> None:
+    """Write reports/vae_mnist.html."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+    from tqdm import tqdm
+
+    from techloop.artifacts import write_whole
+
+    section, page = load_params().vae_mnist, Path("reports/vae_mnist.html")
+    os.environ["TECHLOOP_IMAGES"] = section.path
+    os.environ.pop("TECHLOOP_QUICK", None)  # a rehearsal is no result
+    notebook = nbformat.read(FOLDER / "vae_mnist.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    with track("vae_mnist", section) as run, tqdm(total=len(code), unit=" cells") as bar:
+        client = NotebookClient(
+            notebook,
+            timeout=None,
+            resources={"metadata": {"path": str(FOLDER)}},
+            on_cell_executed=lambda **_: bar.update(),
+        )
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            if error.ename in MISTAKES:
+                raise ValueError(error.evalue) from None
+            raise
+        write_whole(page, laid_out(notebook))
+        run.artifacts(page)
+
+
+if __name__ == "__main__":
+    run_stage(main)
