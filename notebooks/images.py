@@ -61,7 +61,6 @@ TIMEOUT_S = 10  # of a mirror that does not answer
 class Images(NamedTuple):
     """A data set of grey images, 0 (black) to 1, and where it came from."""
 
-    name: str
     source: str
     train: Float[Tensor, "n 1 28 28"]
     train_labels: Int[Tensor, "n"]
@@ -71,14 +70,17 @@ class Images(NamedTuple):
 
     def spread(self, *, train: int, test: int) -> "Images":
         """As many of either, evenly over all of them."""
-        rows = torch.linspace(0, len(self.train) - 1, train).long()
-        tested = torch.linspace(0, len(self.test) - 1, test).long()
         return self._replace(
-            train=self.train[rows],
-            train_labels=self.train_labels[rows],
-            test=self.test[tested],
-            test_labels=self.test_labels[tested],
+            train=spread(self.train, train),
+            train_labels=spread(self.train_labels, train),
+            test=spread(self.test, test),
+            test_labels=spread(self.test_labels, test),
         )
+
+
+def spread(x: Tensor, n: int) -> Tensor:
+    """So many rows, evenly over all of them."""
+    return x[torch.linspace(0, len(x) - 1, n).long()]
 
 
 def load_images(
@@ -140,7 +142,7 @@ def _images(name: str, source: str, *arrays: np.ndarray) -> Images:
     train, train_labels, test, test_labels = (torch.from_numpy(a) for a in arrays)
     grey = [x.view(-1, 1, 28, 28).float() / 255 for x in (train, test)]
     labels = [x.long() for x in (train_labels, test_labels)]
-    return Images(name, source, grey[0], labels[0], grey[1], labels[1], CLASSES[name])
+    return Images(source, grey[0], labels[0], grey[1], labels[1], CLASSES[name])
 
 
 def _idx(folder: Path, file: str) -> np.ndarray:

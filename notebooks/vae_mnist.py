@@ -39,7 +39,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from images import load_images
+from images import load_images, spread
 from IPython.display import Markdown, display
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
@@ -363,11 +363,6 @@ def generate(vae: VAE, n: int) -> Tensor:
     """Images from draws of the prior."""
     draw = Generator().manual_seed(0)
     return vae.decode(torch.randn(n, LATENT_DIM, 1, generator=draw)).sigmoid()
-
-
-def spread(x: Tensor, n: int) -> Tensor:
-    """Some images, evenly over all of them."""
-    return x[torch.linspace(0, len(x) - 1, n).long()]
 
 
 some_digits = spread(digits[1], 16)
