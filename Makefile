@@ -12,8 +12,10 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
+# What Prefect keeps, it keeps in the checkout.
+export PREFECT_HOME ?= $(CURDIR)/.prefect
 
-.PHONY: demo study notebook ui test lint format lock sweep clean
+.PHONY: demo study notebook ui server test lint format lock sweep clean
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit(f'techloop needs Python 3.11 to 3.13; {sys.executable} is {sys.version.split()[0]}. Name another one: make PYTHON=python3.12 ...')"
@@ -38,6 +40,12 @@ notebook: .venv/installed  ## VAEs on images: the notebook, run and laid out
 
 ui: .venv/installed  ## every run in MLflow's UI, on this machine alone; another port: make ui PORT=5001
 	@$(BIN)/python -m stages.ui $(PORT)
+
+server: PORT := 4200
+server: .venv/installed  ## Prefect's server and UI, for this machine alone; see cluster/README.md
+	@echo "http://127.0.0.1:$(PORT) (Ctrl-C ends it). Another terminal finds it after"
+	@echo "export PREFECT_API_URL=http://127.0.0.1:$(PORT)/api PREFECT_HOME=$(PREFECT_HOME) DO_NOT_TRACK=1"
+	@$(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
 
 sweep: .venv/installed  ## what the weight of each regulariser does: benchmarks/sweep.csv and .png
 	$(BIN)/dvc repro prepare_loops

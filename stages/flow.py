@@ -1,112 +1,133 @@
 """The pipeline as a Prefect flow: `python -m stages.flow`. DVC's own graph says what to do.
 
-A task a stage, run by `dvc repro --single-item`. What is up to date becomes no task, and when
-everything is, Prefect is not even started. No server has to be: the flow brings a temporary one,
-unless `PREFECT_API_URL` names another.
+A task a stage, run by `dvc repro --single-item`; stages whose inputs are ready run side by side.
+Those that compute with a model (`meta: {gpu: true}` in dvc.yaml) wait for one of the slots, each
+with a GPU of its own where there are any; the others need none. What is up to date becomes no
+task, what DVC has in its cache no process, and when everything is up to date, Prefect is not even
+started. No server has to be: the flow brings a temporary one, unless `PREFECT_API_URL` names
+another. A stage that was killed, or that says so, is tried again; one that fails fails those that
+read what it writes, and no other.
 """
 
 import argparse
+import logging
 import os
-import subprocess
+import signal
 import sys
-from collections.abc import Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
-def stages_to_run(root: str | Path = ".") -> dict[str, list[str]]:
+class Planned(NamedTuple):
+    """A stage to run: those it waits for, and whether it takes a slot."""
+
+    after: list[str]
+    gpu: bool
+
+
+def stages_to_run(root: str | Path = ".") -> dict[str, Planned]:
     """The stages that are not up to date and those after them, in an order they can run in.
 
-    Each with the stages it waits for. A stage after a changed one may turn out unchanged once its
-    turn comes; DVC then skips it.
+    A stage after a changed one may turn out to be up to date once its turn comes (see `settled`).
+    The study and the notebook, pipelines of their own, are asked for by themselves.
 
     Raises:
         ValueError: `root` is in no DVC repository, or its dvc.yaml is wrong.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
+    from dvc.repo.index import Index
 
     try:
-        with Repo(str(root)) as repo:
-            reads = {
-                stage.addressing: sorted(upstream.addressing for upstream in reads)
-                for stage, reads in repo.index.graph.adjacency()
-                if stage.path_in_repo == "dvc.yaml"  # the study is asked for by itself
-            }
-            changed = set(repo.status())
+        with Repo(str(root)) as repo, repo.lock:
+            graph = Index.from_file(repo, str(Path(root) / "dvc.yaml")).graph
+            reads = {stage.name: {s.name for s in before} for stage, before in graph.adjacency()}
+            gpu = {stage.name: bool((stage.meta or {}).get("gpu")) for stage in graph}
+            changed = {stage.name for stage in graph if stage.changed()}
     except DvcException as error:
         raise ValueError(f"DVC cannot read the pipeline: {error}") from None
-    plan: dict[str, list[str]] = {}
+    plan: dict[str, Planned] = {}
     for stage in TopologicalSorter(dict(sorted(reads.items()))).static_order():
-        upstream = sorted(plan.keys() & set(reads[stage]))
-        if stage in changed or upstream:
-            plan[stage] = upstream
+        after = sorted(plan.keys() & reads[stage])
+        if stage in changed or after:
+            plan[stage] = Planned(after, gpu[stage])
     return plan
 
 
-def reproduce(stage: str) -> Any:
-    """Run one stage through DVC; to Prefect a stage that fails is a failed task, not a defect."""
-    from prefect.states import Completed, Failed
+def settled(stage: str) -> bool:
+    """Whether a stage need not run: it is up to date, or DVC's run cache has just made it so.
 
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    # Stages are started as `python`: the one that runs this, even where it is not on the path.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    code = subprocess.run(command, check=False, env=os.environ | {"PATH": path}).returncode
-    if code:
-        return Failed(message=f"`dvc repro --single-item {stage}` ended with {code}")
-    return Completed()
-
-
-def run(stages: Mapping[str, Sequence[str]], root: str | Path = ".") -> list[str]:
-    """Run stages as a Prefect flow, one at a time; those that did not complete are returned.
-
-    Args:
-        stages: what `stages_to_run` gives.
-        root: the repository's top; Prefect keeps its things in its `.prefect/`.
+    It is what `dvc repro` does before it runs a command, without a process for it. DVC is not made
+    for threads: one call at a time.
     """
-    for name, value in {
-        "PREFECT_HOME": str(Path(root).resolve() / ".prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "DO_NOT_TRACK": "1",
-    }.items():
-        os.environ.setdefault(name, value)  # before Prefect is imported, which reads them then
-    from prefect import flow, task
-    from prefect.cache_policies import NO_CACHE
-    from prefect.futures import wait
-    from prefect.states import Completed, Failed
-    from prefect.task_runners import ThreadPoolTaskRunner
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc_data.hashfile.hash_info import HashInfo
 
-    ends: dict[str, Any] = {}
-
-    one_at_a_time: Any = ThreadPoolTaskRunner(max_workers=1)
-
-    @flow(name="techloop", task_runner=one_at_a_time)
-    def techloop() -> Any:
-        for stage, upstream in stages.items():
-            one: Any = task(name=stage, task_run_name=stage, cache_policy=NO_CACHE)(reproduce)
-            ends[stage] = one.submit(stage, wait_for=[ends[name] for name in upstream])
-        wait(list(ends.values()))
-        left = [stage for stage, end in ends.items() if not end.state.is_completed()]
-        return Failed(message=f"not completed: {', '.join(left)}") if left else Completed()
-
-    techloop(return_state=True)
-    return [stage for stage, end in ends.items() if not end.state.is_completed()]
+    logging.getLogger("dvc").setLevel(logging.WARNING)  # the task says what matters
+    try:
+        with Repo(_wait_for_lock=True) as repo, repo.lock:
+            found = repo.stage.load_one(name=stage)
+            if not found.changed():
+                return True
+            if found.changed_stage() or found.changed_deps():
+                found.save_deps()
+                for out in found.outs:  # what dvc.lock knows is what the old inputs led to
+                    out.hash_info = HashInfo()
+            repo.stage_cache.restore(found, dry=True)
+            found.remove_outs()
+            repo.stage_cache.restore(found)
+            found.save()
+            found.commit()
+            found.dump(update_pipeline=False)
+            return True
+    except DvcException:  # not cached; or whatever is wrong, `dvc repro` will say it
+        return False
 
 
 def main() -> None:
     """Run what is not up to date."""
-    parser = argparse.ArgumentParser(prog="python -m stages.flow", description=__doc__)
-    parser.parse_args()
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.flow",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--slots",
+        type=int,
+        metavar="N",
+        help="stages that may compute with a model at once (by default one a GPU, or one)",
+    )
+    slots = parser.parse_args().slots
+    if slots is not None and slots < 1:
+        parser.error(f"--slots {slots}: at least one stage at a time has to run")
     try:
         stages = stages_to_run()
     except ValueError as error:
         sys.exit(f"flow: {error}")
     if not stages:
         print("Data and pipelines are up to date.")
-    elif left := run(stages):
-        sys.exit(f"flow: not completed: {', '.join(left)}. The first failure's output is above.")
+        return
+    for name, value in {
+        "PREFECT_HOME": str(Path.cwd() / ".prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+        "DO_NOT_TRACK": "1",
+    }.items():
+        os.environ.setdefault(name, value)  # before Prefect is imported, which reads them then
+    from stages.scheduled import techloop
+
+    # Of Ctrl-C a temporary server must not hear, or nobody is left to be told; the flow does again.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Told to end, it leaves as after Ctrl-C, and a temporary server ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        end: Any = techloop(slots, return_state=True)
+    except KeyboardInterrupt:
+        sys.exit("flow: interrupted. Run it again to go on; what was trained is not lost.")
+    if not end.is_completed():
+        sys.exit(f"flow: {end.message}. The first failure's output is above.")
 
 
 if __name__ == "__main__":

@@ -54,8 +54,9 @@ def whole_folder(path: str | Path | UPath) -> Iterator[Path]:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     path.fs.mv(file.path, target.path)
             remove(new)
-    except BaseException:
+    except BaseException as error:
         remove(new)
+        _name(error, path)
         raise
 
 
@@ -79,9 +80,16 @@ def whole_file(path: str | Path | UPath) -> Iterator[Path]:
             new.replace(path)
         else:
             path.fs.mv(new.path, path.path)
-    except BaseException:
+    except BaseException as error:
         new.unlink(missing_ok=True)
+        _name(error, path)
         raise
+
+
+def _name(error: BaseException, path: Path | UPath) -> None:
+    """Have a failed write, as on a full disk, say where it was to go: many come without."""
+    if isinstance(error, OSError) and error.errno and error.filename is None:
+        error.filename = str(path)
 
 
 def write_whole(path: str | Path | UPath, content: str | bytes) -> None:

@@ -214,6 +214,24 @@ def fetch_fsld(
         typer.echo(download_fsld(folder))
 
 
+@app.command()
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="Top of a checkout.")] = Path(),
+) -> None:
+    """What may be wrong with the machine, the settings, data and models; if it is, exit code 1."""
+    from techloop.doctor import examine
+
+    found = examine(folder.resolve())
+    for finding in found:
+        typer.echo(f"{finding.level:8} {finding.about}: {finding.told}")
+        if finding.do:
+            typer.echo(f"{'':8} -> {finding.do}")
+    problems = sum(finding.level == "problem" for finding in found)
+    typer.echo(f"\n{problems} problems" if problems else "\nAll is well.")
+    if problems:
+        raise typer.Exit(1)
+
+
 @contextmanager
 def _paragraphs() -> Iterator[None]:
     """A user's mistake ends as one paragraph and exit code 1; ours keep their traceback."""

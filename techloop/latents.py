@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as saved
 from torch import Tensor
 from tqdm import tqdm
 
-from techloop.artifacts import code_fingerprint, fingerprint, whole_file, whole_folder, write_json
+from techloop.artifacts import code_fingerprint, fingerprint, whole_folder, write_json, write_whole
 from techloop.datasets import LATENTS_FORMAT, LoopDataset, latents_header
 from techloop.losses import ACTIVE_VARIANCE, gaussian_kl, mmd
 from techloop.models.audio_vae import AudioVAE
@@ -68,8 +69,8 @@ def extract_latents(
         index.loc[rows.start : rows.stop - 1, "shard"] = number
         index.loc[rows.start : rows.stop - 1, "row"] = range(len(rows))
         if not (done / name).exists():
-            with whole_file(done / name) as new:
-                save_file(_encoded(vae, loops, rows, params.batch_size, bar), new, header)
+            made = _encoded(vae, loops, rows, params.batch_size, bar)
+            write_whole(done / name, saved(made, header))
         bar.update(rows.stop - bar.n)
         made = load_file(done / name)  # mapped, not read
         chosen = train[rows.start : rows.stop]

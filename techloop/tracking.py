@@ -22,8 +22,10 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,22 +42,59 @@ LOCK = "mlflow.db.lock"  # at the repository's top; held by whoever looks first 
 LIBRARIES = ("techloop", "torch", "numpy", "scipy", "pandas", "lightning-fabric", "dvc")
 BATCH = 100  # what MLflow takes of parameters in one call; of metrics it would take 1,000
 SEND_EVERY_S = 3.0
+TRY_AGAIN_S = 60.0
+WAITING = Path("mlruns/waiting")  # at the repository's top: runs that the server has not all of
 LONGEST = 6000  # characters of a parameter's value
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # of a process among several
+
+
+@dataclass
+class _Journal:
+    """All that is to be told of a run, whether the server has heard it or not."""
+
+    stage: str
+    parent: dict[str, Any]  # see `_state`
+    tags: dict[str, str]
+    params: dict[str, str]
+    collects: list[str]
+    process: int  # that writes it
+    run_id: str = ""
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
+    artifacts: list[str] = field(default_factory=list)
+    final: dict[str, float] = field(default_factory=dict)  # what was logged without a step
+    error: str = ""
+    status: str = "RUNNING"
 
 
 class Run:
-    """A run in progress: `track` makes it and ends it."""
+    """A run in progress: `track` makes it and ends it.
 
-    def __init__(
-        self, client: Any, run_id: str, experiment_id: str, above: str | None = None
-    ) -> None:
-        self.id = run_id
-        self.experiment_id = experiment_id
-        self.final: dict[str, float] = {}  # what was logged without a step
-        self._client = client
-        self._keepers = [run_id, above] if above else [run_id]
-        self._waiting: list[tuple[str, float, int, int]] = []
-        self._sent = time.monotonic()
+    What cannot be sent is kept in a file of `mlruns/waiting/` and tried again each minute, at the
+    end, and by the next stage that runs. The stage goes on meanwhile.
+    """
+
+    def __init__(self, root: Path, journal: _Journal, file: Path | None = None) -> None:
+        self._root, self._journal = root, journal
+        name = f"{_key(journal.stage).replace('/', '-')}-{os.getpid()}.json"
+        self._file = file or root / WAITING / name
+        self._client: Any = None
+        self._parent: _Parent | None = None
+        self._told, self._kept = 0, 0  # of metrics, of artifacts
+        self._seen = 0  # of metrics, when last something was to be sent
+        self._keepers: list[str] = []
+        self._sent, self._again_at = 0.0, 0.0
+        self.experiment_id = self.parent_id = ""
+        self.address = shown_address(tracking_address(root))
+
+    @property
+    def id(self) -> str:
+        """What MLflow calls the run; empty as long as the server has not heard of it."""
+        return self._journal.run_id
+
+    @property
+    def final(self) -> dict[str, float]:
+        """What was logged without a step."""
+        return self._journal.final
 
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics, at a step where there is one (in training: loops seen).
@@ -64,16 +103,11 @@ class Run:
         kept as such, an infinity as the largest number of its sign.
         """
         if step is None:
-            self.final |= {k: float(v) for k, v in metrics.items()}
-        self._waiting += _rows(metrics, step or 0)
-        if time.monotonic() - self._sent > SEND_EVERY_S or len(self._waiting) >= BATCH:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what waits."""
-        waiting, self._waiting = self._waiting, []
-        _send(self._client, self.id, waiting)
-        self._sent = time.monotonic()
+            self._journal.final |= {k: float(v) for k, v in metrics.items()}
+        self._journal.metrics += _rows(metrics, step or 0)
+        fresh = len(self._journal.metrics) - self._seen
+        if time.monotonic() - self._sent > SEND_EVERY_S or fresh >= BATCH:
+            self.tell()
 
     def artifacts(self, path: str | Path) -> None:
         """Keep a copy of a file, or of a folder under its own name; MLflow's UI shows and plays it.
@@ -84,11 +118,118 @@ class Run:
         path = Path(path)
         if not path.exists():
             raise ValueError(f"{path} is not there, so the run cannot keep a copy of it")
-        for run_id in self._keepers:
+        self._journal.artifacts.append(str(path.resolve()))
+        self.tell()
+
+    def tell(self) -> bool:
+        """Send what the server has not heard; whether it now has heard all."""
+        self._sent, self._seen = time.monotonic(), len(self._journal.metrics)
+        if self._sent < self._again_at:
+            self._save()
+            return False
+        try:
+            if not self._parent:
+                self._begin()
+            waiting = self._journal.metrics[self._told :]
+            _send(self._client, self.id, waiting)
+            self._told += len(waiting)
+            while self._kept < len(self._journal.artifacts):
+                self._keep(Path(self._journal.artifacts[self._kept]))
+                self._kept += 1
+        except Exception as error:
+            self._put_by(error)
+            return False
+        self._file.unlink(missing_ok=True)
+        return True
+
+    def end(self, status: str, error: str = "") -> None:
+        """End the run, now or when the server is back."""
+        self._journal.status, self._journal.error, self._again_at = status, error[:LONGEST], 0.0
+        if not self.tell():
+            return
+        assert self._parent
+        try:
+            if error:
+                self._client.set_tag(self.id, "error", self._journal.error)
+            with FileLock(self._root / LOCK):
+                self.parent_id = self._parent.end(
+                    self.id, status, self._journal.final, self._journal.collects
+                )
+        except Exception as trouble:
+            self._put_by(trouble)
+
+    def _begin(self) -> None:
+        with FileLock(self._root / LOCK):
+            self._client, self.experiment_id, self.address = _connect(self._root)
+            parent = _Parent(self._client, self.experiment_id, self._root, self._journal)
+            if self._journal.run_id:
+                self.parent_id = parent.id()
+            else:
+                self._journal.run_id, self.parent_id = parent.begin(self._journal.tags)
+        self._keepers = [self.id, self.parent_id] if self._journal.collects else [self.id]
+        _log_params(self._client, self.id, self._journal.params)
+        self._parent = parent
+
+    def _keep(self, path: Path) -> None:
+        for run_id in self._keepers if path.exists() else ():  # it may have been waiting for days
             if path.is_dir():
-                self._client.log_artifacts(run_id, str(path), artifact_path=path.resolve().name)
+                self._client.log_artifacts(run_id, str(path), artifact_path=path.name)
             else:
                 self._client.log_artifact(run_id, str(path))
+
+    def _put_by(self, error: Exception) -> None:
+        """Keep the journal for later, if it is the server's trouble and no defect of ours."""
+        if not _is_outage(error):
+            raise error
+        if not self._again_at:
+            warnings.warn(
+                f"the tracking server at {self.address} cannot be reached "
+                f"({type(error).__name__}); this goes on, and what there is to log waits in "
+                f"{WAITING} until a stage finds the server again. `techloop doctor` looks at it.",
+                stacklevel=2,
+            )
+        self._again_at = time.monotonic() + TRY_AGAIN_S
+        self._save()
+
+    def _save(self) -> None:
+        write_json(self._file, asdict(self._journal))
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether a server was away or in trouble; what it refuses is a defect of ours."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    if isinstance(error, MlflowException):
+        return error.get_http_status_code() >= 500 or "API request to" in str(error)
+    return isinstance(error, RequestException | ConnectionError | TimeoutError)
+
+
+def deliver(root: Path) -> None:
+    """Tell the server of runs that ended, or were cut off, while it was away."""
+    for file in sorted((root / WAITING).glob("*.json")):
+        kept = read_json(file)
+        # JSON has neither tuples nor NaN.
+        rows = [(k, math.nan if v is None else v, ms, step) for k, v, ms, step in kept["metrics"]]
+        journal = _Journal(**kept | {"metrics": rows})
+        if journal.status == "RUNNING":
+            if psutil.pid_exists(journal.process):
+                continue
+            journal.status = "KILLED"
+        Run(root, journal, file).end(journal.status, journal.error)
+
+
+class _Untold(Run):
+    """What the other processes of one training have: the first alone tells."""
+
+    def __init__(self) -> None:
+        pass
+
+    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        pass
+
+    def artifacts(self, path: str | Path) -> None:
+        pass
 
 
 @contextmanager
@@ -104,6 +245,8 @@ def track(
     and device at the start; wall time and peak memory at the end. After an error the run is FAILED,
     after an interruption KILLED, and `reports/runs/<stage>.json` is not written.
 
+    Of several processes that train together, only the first is a run.
+
     Args:
         stage: name of the stage, with its cell: `train_audio_vae@kl`.
         params: what the stage was told; a section of params.yaml.
@@ -114,6 +257,9 @@ def track(
     Raises:
         ValueError: not inside a repository, or an input is not there.
     """
+    if any(os.environ.get(name, "0") != "0" for name in RANKS):
+        yield _Untold()
+        return
     start = time.monotonic()
     root = repository_root()
     told = params.model_dump(mode="json") if isinstance(params, BaseModel) else dict(params)
@@ -123,47 +269,47 @@ def track(
         "mlflow.source.name": stage,
         "mlflow.source.git.commit": commit,
         "dirty": str(dirty).lower(),
-        "device": _device(),
+        **_machine(),
         "version.python": platform.python_version(),
         **{f"version.{library}": _version(library) for library in LIBRARIES},
         **{f"input.{name}": value for name, value in read.items()},
     }
-    lock = FileLock(root / LOCK)
+    journal = _Journal(
+        stage=stage,
+        parent=_state(root, stage, commit, dirty),
+        tags={_key(k): v for k, v in tags.items()},
+        params={_key(k): str(v)[:LONGEST] for k, v in _flat(told).items()},
+        collects=list(collects),
+        process=os.getpid(),
+    )
+    run = Run(root, journal)
     with _PeakMemory() as peak:
-        with lock:
-            client, experiment_id, address = _connect(root)
-            parent = _Parent(client, experiment_id, root, stage, commit, dirty)
-            run_id, above = parent.begin({_key(k): v for k, v in tags.items()})
-        run = Run(client, run_id, experiment_id, above if collects else None)
+        if run.tell():
+            deliver(root)
         try:
-            _log_params(client, run_id, told)
             yield run
             cost = {"wall_s": time.monotonic() - start, "peak_memory_mb": peak.megabytes()}
             run.log(cost)
-            run.flush()
         except BaseException as error:
             status = "FAILED" if isinstance(error, Exception) else "KILLED"
             with contextlib.suppress(Exception):  # the error to be told is the one above
-                client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:LONGEST])
-                run.flush()
-            with contextlib.suppress(Exception), lock:
-                parent.end(run_id, status)
+                run.end(status, f"{type(error).__name__}: {error}")
             raise
-        with lock:
-            parent_id = parent.end(run_id, "FINISHED", run.final, collects)
+        run.end("FINISHED")
     write_json(
         root / "reports" / "runs" / f"{stage}.json",
         {
             "stage": stage,
-            "run_id": run_id,
-            "parent_run_id": parent_id,
-            "experiment_id": experiment_id,
-            "tracking_uri": address,
+            "run_id": run.id,
+            "parent_run_id": run.parent_id,
+            "experiment_id": run.experiment_id,
+            "tracking_uri": run.address,
             "wall_s": round(cost["wall_s"], 2),
             "peak_memory_mb": round(cost["peak_memory_mb"]),
             "commit": commit,
             "dirty": dirty,
             "device": tags["device"],
+            "threads": tags["threads"],
             "params": told,
             "inputs": read,
             "metrics": run.final,
@@ -233,39 +379,38 @@ class _Parent:
     once: whichever comes first makes it, and the others find it. To be used under the lock.
     """
 
-    def __init__(
-        self, client: Any, experiment_id: str, root: Path, stage: str, commit: str, dirty: bool
-    ) -> None:
-        file = root / "params.yaml"
-        self.told = load_params(file).model_dump(mode="json") if file.is_file() else {}
-        self.kind = "study" if stage.startswith("study") else "pipeline"
-        self.stage = stage
-        told = _digest(self.told)
-        self.name = f"{self.kind} {commit[:8]}-{told[:6]}{'-dirty' if dirty else ''}"
-        self.tags = {
-            "state": _digest([self.kind, str(root), commit, dirty, told])[:16],
-            "mlflow.source.name": "dvc repro",
-            "mlflow.source.git.commit": commit,
-            "dirty": str(dirty).lower(),
-        }
+    def __init__(self, client: Any, experiment_id: str, root: Path, journal: _Journal) -> None:
+        self.stage = journal.stage
+        self.kind, self.name = journal.parent["kind"], journal.parent["name"]
+        self.tags, self.told = journal.parent["tags"], journal.parent["told"]
         self._runs = root / "reports" / "runs"
         self._client, self._experiment_id = client, experiment_id
 
+    def id(self) -> str:
+        """What MLflow calls it."""
+        return str(self._found().info.run_id)
+
     def begin(self, tags: Mapping[str, str]) -> tuple[str, str]:
-        """Open the stage's run, with these tags, under the parent; the ids of both."""
+        """Open the stage's run, with these tags, under the parent; the ids of both.
+
+        One that did not end well is gone on with: a training resumes from its checkpoint.
+        """
         parent = self._found()
         parent_id = str(parent.info.run_id)
-        for run in self._running(parent_id):
-            if run.info.run_name == self.stage:  # DVC runs no stage twice at once: it was cut off
-                self._client.set_terminated(run.info.run_id, "KILLED")
+        self._client.update_run(parent_id, status="RUNNING")
         if (cached := self._tag(self.stage)) in parent.data.tags:
             self._client.delete_tag(parent_id, cached)
+        for run in self._stages(parent_id, "attributes.status != 'FINISHED'"):
+            if run.info.run_name == self.stage:  # DVC runs no stage twice at once: it has ended
+                self._client.update_run(run.info.run_id, status="RUNNING")
+                if "error" in run.data.tags:
+                    self._client.delete_tag(run.info.run_id, "error")
+                return str(run.info.run_id), parent_id
         child = self._client.create_run(
             self._experiment_id,
             run_name=self.stage,
             tags={**tags, "mlflow.parentRunId": parent_id},
         )
-        self._client.update_run(parent_id, status="RUNNING")
         return str(child.info.run_id), parent_id
 
     def end(
@@ -294,7 +439,7 @@ class _Parent:
             for stage, found in known.items():
                 headline = {f"{_place(stage)}/{k}": v for k, v in _headline(found).items()}
                 _send(self._client, parent_id, _rows(headline, 0))
-        if not self._running(parent_id):
+        if not self._stages(parent_id, "attributes.status = 'RUNNING'"):
             self._client.set_terminated(parent_id, status)
         return parent_id
 
@@ -313,9 +458,9 @@ class _Parent:
             _log_params(self._client, parent.info.run_id, self.told)
         return parent
 
-    def _running(self, parent_id: str) -> list[Any]:
-        """The stages at work."""
-        of_parent = f"tags.`mlflow.parentRunId` = '{parent_id}' and attributes.status = 'RUNNING'"
+    def _stages(self, parent_id: str, status: str) -> list[Any]:
+        """The parent's stages whose status is such, the newest first."""
+        of_parent = f"tags.`mlflow.parentRunId` = '{parent_id}' and {status}"
         return list(self._client.search_runs([self._experiment_id], of_parent))
 
     def _record(self, stage: str) -> dict[str, Any]:
@@ -329,6 +474,25 @@ class _Parent:
     @staticmethod
     def _tag(stage: str) -> str:
         return f"cached.{_place(stage)}"
+
+
+def _state(root: Path, stage: str, commit: str, dirty: bool) -> dict[str, Any]:
+    """What the parent of a stage's run is known by: kind, name, tags, and all of params.yaml."""
+    file = root / "params.yaml"
+    told = load_params(file).model_dump(mode="json") if file.is_file() else {}
+    kind = "study" if stage.startswith("study") else "pipeline"
+    digest = _digest(told)
+    return {
+        "kind": kind,
+        "name": f"{kind} {commit[:8]}-{digest[:6]}{'-dirty' if dirty else ''}",
+        "told": told,
+        "tags": {
+            "state": _digest([kind, str(root), commit, dirty, digest])[:16],
+            "mlflow.source.name": "dvc repro",
+            "mlflow.source.git.commit": commit,
+            "dirty": str(dirty).lower(),
+        },
+    }
 
 
 def _headline(metrics: Mapping[str, float | None]) -> dict[str, float]:
@@ -363,6 +527,8 @@ def _connect(root: Path) -> tuple[Any, str, str]:
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # we try again ourselves
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow import MlflowClient
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -442,12 +608,24 @@ def _version(library: str) -> str:
         return "absent"
 
 
-def _device() -> str:
-    """The graphics card if torch is in use and finds one, else the number of cores."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return f"cuda: {torch.cuda.get_device_name()}"
-    return f"cpu: {os.cpu_count()} cores"
+def _machine() -> dict[str, str]:
+    """What a number may depend on besides code and data: device, system, processor, threads."""
+    device, threads = f"cpu: {os.cpu_count()} cores", os.environ.get("OMP_NUM_THREADS", "")
+    if torch := sys.modules.get("torch"):
+        threads = str(torch.get_num_threads())
+        if torch.cuda.is_available():
+            device = f"cuda: {torch.cuda.get_device_name()}"
+    told = {}
+    with contextlib.suppress(OSError):  # Linux alone has it
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+        told = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    return {
+        "device": device,
+        "threads": threads or str(os.cpu_count()),
+        "platform": platform.platform(),
+        "cpu": told.get("model name") or platform.processor() or platform.machine(),
+        "cpu.flags": (told.get("flags") or told.get("Features") or "unknown")[:LONGEST],
+    }
 
 
 class _PeakMemory:

@@ -33,9 +33,10 @@ from techloop.preparation import prepare_loops
 from techloop.sources import Item
 from techloop.sources.folder import FolderSource
 from techloop.sources.fsld import FSLDSource
+from tests.made_loops import contents
 from tests.made_source import GRID, RECIPE, bar, prepared, rows_of, settings
 from tests.test_fsld import CC0, CC_BY, CC_BY_NC, judgement, metadata, write_zip
-from tests.worlds import ROOT
+from tests.worlds import ROOT, FullDisk
 
 RATE = GRID.sample_rate_hz
 BAR_BYTES = 2 * GRID.samples  # of 16 bits
@@ -463,6 +464,7 @@ PROGRAM = """
 import re, sys, pathlib
 from techloop.preparation import prepare_loops
 from techloop.sources.folder import FolderSource
+from tests.made_loops import contents
 from tests.made_source import RECIPE, settings
 folder = pathlib.Path(sys.argv[1])
 prepare_loops(FolderSource(folder / "in"), folder / "loops", RECIPE, **settings(folder))
@@ -664,31 +666,6 @@ def good(tmp_path) -> FolderSource:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(as_wav(music(860 + i)))
     return FolderSource(tmp_path / "in")
-
-
-class FullDisk:
-    """Opens files as `io.open` does, with so much room in all; notes what was written."""
-
-    def __init__(self, room: float) -> None:
-        self.room, self.written, self.really_open = room, 0, io.open
-
-    def open(self, file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        if "b" not in mode or not set(mode) & {"w", "a", "x"}:
-            return self.really_open(file, mode, *args, **kwargs)
-        disk = self
-
-        class Tight(io.FileIO):
-            def write(self, content: Any) -> int:
-                disk.written += memoryview(content).nbytes
-                if disk.written > disk.room:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
-                return super().write(content)
-
-        return io.BufferedWriter(Tight(file, mode.replace("b", "")))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
 def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path, good, monkeypatch):

@@ -1,9 +1,13 @@
 """The graph as a person runs it: `dvc repro` of all stages, small, in a copy of the repository."""
 
 import os
+import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from techloop.artifacts import read_json
+from tests.made_loops import contents
 from tests.worlds import ROOT, small_params
 
 pytestmark = pytest.mark.timeout(500)
@@ -27,31 +32,50 @@ COPIED = (
 )
 
 
-def run(folder: Path, *command: str, fails: bool = False) -> str:
-    """What a command prints, run with this interpreter's environment first on the path."""
-    environment = os.environ | {
+# Those that take long, and go on where they were.
+LONG = (
+    "prepare_loops",
+    "train_audio_vae@kl",
+    "extract_latents@kl",
+    "train_latent_vae@kl-posterior-4",
+)
+
+
+def environment() -> dict[str, str]:
+    """With this interpreter's programs first on the path."""
+    told = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DVC_NO_ANALYTICS": "1",
         "TECHLOOP_WORKERS": "1",
     }
-    for inherited in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "PYTHONDONTWRITEBYTECODE"):
-        environment.pop(inherited, None)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    inherited = ("DVC_ROOT", "MLFLOW_TRACKING_URI", "PYTHONDONTWRITEBYTECODE")
+    return {name: value for name, value in told.items() if name not in inherited}
+
+
+def run(folder: Path, *command: str, fails: bool = False) -> str:
+    """What a command prints."""
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
     assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
+
+
+def copied(source: Path, folder: Path) -> None:
+    """What `dvc repro` needs, and nothing that it makes."""
+    for name in COPIED:
+        place, target = source / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if place.is_dir():
+            shutil.copytree(place, target, ignore=shutil.ignore_patterns("__pycache__", "dvc.lock"))
+        else:
+            shutil.copy(place, target)
+    run(folder, "git", "init", "--quiet")
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy with one cell a level, sizes of seconds, and everything run."""
     folder = tmp_path_factory.mktemp("repository")
-    for name in COPIED:
-        source, target = ROOT / name, folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target)
+    copied(ROOT, folder)
     params = small_params().model_dump()
     params["prepare_loops"]["synth"]["loops"] = 240
     params["train_audio_vae"]["cells"].pop("wae")
@@ -64,7 +88,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cells = params["train_latent_vae"]["cells"]
     params["train_latent_vae"]["cells"] = {"kl-posterior-4": cells["kl-posterior-4"]}
     YAML().dump(params, folder / "params.yaml")
-    run(folder, "git", "init", "--quiet")
     run(folder, "dvc", "repro")
     return folder
 
@@ -132,3 +155,98 @@ def test_a_persons_mistake_ends_as_one_paragraph(
     assert complaint in said
     assert "Traceback" not in said
     assert written() == before
+
+
+def hashes(repository: Path) -> dict[str, str]:
+    """Of all outputs in dvc.lock but what tells of a run: its id, when it was, how long it took."""
+    lock = YAML(typ="safe").load(repository / "dvc.lock")
+    outs = [out for stage in lock["stages"].values() for out in stage["outs"]]
+    made = {out["path"]: out["md5"] for out in outs if not out["path"].startswith("reports/runs/")}
+    page = (repository / "reports" / "index.html").read_text(encoding="utf-8")
+    return made | {"reports/index.html": re.sub(r"<tr>.*</td><td>\d+ MB</td>.*</tr>", "", page)}
+
+
+def begun(repository: Path, stage: str) -> subprocess.Popen:
+    """`dvc repro` of a stage, as soon as the stage itself begins."""
+    process = subprocess.Popen(
+        ["dvc", "repro", stage],
+        cwd=repository,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if f"> python -m stages.{stage.replace('@', ' ')}" in line:
+            return process
+    pytest.fail(f"{stage} did not begin: {''.join(said)[-3000:]}")
+
+
+def killed(process: subprocess.Popen) -> bool:
+    """Kill DVC and all that it started; whether it was still at work."""
+    going = process.poll() is None
+    if going:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    return going
+
+
+@pytest.fixture
+def copy(repository: Path, tmp_path: Path) -> Path:
+    """Of the repository, nothing run."""
+    copied(repository, tmp_path)
+    shutil.copy(repository / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def test_twice_from_scratch_is_the_same_though_each_long_stage_is_killed_once(
+    repository: Path, copy: Path
+) -> None:
+    draw = random.Random(0)
+    for stage in LONG:
+        process = begun(copy, stage)
+        time.sleep(draw.uniform(2, 8))
+        killed(process)
+    run(copy, "dvc", "repro")
+    assert hashes(copy) == hashes(repository)
+    assert "Running stage" not in run(copy, "dvc", "repro")
+    assert not list((copy / "data").glob("**/.*-new-*"))
+    assert not list((copy / "data").glob("**/.*-parts"))
+    assert not any((copy / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("stage", LONG)
+def test_killed_ten_times_a_stage_ends_the_same(copy: Path, stage: str) -> None:
+    params = YAML(typ="safe").load(copy / "params.yaml")
+    for section in ("train_audio_vae", "train_latent_vae"):
+        params[section]["training"]["loops"] = 600
+    params["extract_latents"]["shard_mb"] = 1
+    YAML().dump(params, copy / "params.yaml")
+    run(copy, "dvc", "repro", stage)
+    out = copy / "data" / stage.replace("train_", "").replace("extract_", "").replace("@", "/")
+    out = copy / "data" / "loops" if stage == "prepare_loops" else out
+    before, draw, interrupted = contents(out), random.Random(stage), 0
+    wall_s = read_json(copy / "reports" / "runs" / f"{stage}.json")["wall_s"]
+    for kill in range(10):
+        shutil.rmtree(out)
+        shutil.rmtree(copy / ".dvc" / "cache" / "runs", ignore_errors=True)  # or DVC remembers it
+        process = begun(copy, stage)
+        moment_s = draw.uniform(0, 3 + wall_s)  # the imports take some time before it begins
+        time.sleep(moment_s)
+        going = killed(process)
+        interrupted += going
+        assert going or out.exists()
+        assert not out.exists() or contents(out) == before
+        kept = [p.name for p in copy.glob("checkpoints/*/last.pt")]
+        run(copy, "dvc", "repro", stage)
+        assert contents(out) == before
+        print(
+            f"{stage}, {kill + 1}: after {moment_s:.1f} s, {'cut off' if going else 'done'}, {kept}"
+        )
+    assert interrupted >= 5

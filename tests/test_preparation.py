@@ -20,6 +20,7 @@ from techloop.preparation import CHUNK_ITEMS, DASK, SPLITS, place_of, prepare_lo
 from techloop.sources import Unreadable
 from techloop.sources.folder import FolderSource
 from techloop.tempo import stated_tempi
+from tests.made_loops import contents
 from tests.made_source import (
     GRID,
     RECIPE,
@@ -216,10 +217,6 @@ def folder_of(path, n):
         soundfile.write(path / f"{i:03d}.wav", np.tile(bar(i), 2), GRID.sample_rate_hz)
     (path / "005.wav").write_text("no audio")
     return FolderSource(path)
-
-
-def contents(folder):
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
 def test_the_bytes_do_not_depend_on_workers_nor_on_where_they_go(tmp_path):

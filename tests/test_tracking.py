@@ -1,13 +1,22 @@
 """Runs are recorded, in the repository or where the environment says, and failures as such."""
 
+import contextlib
+import importlib.metadata
 import math
 import os
+import platform
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
+import torch
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
@@ -95,6 +104,15 @@ def test_a_run_keeps_parameters_metrics_artifacts_and_cost(root: Path) -> None:
     assert made["tracking_uri"] == "sqlite:///mlflow.db"
     assert made["params"] == {"model": {"channels": 3}, "name": "x"}
     assert made["inputs"] == {"data": fingerprint("data")}
+    # What a number may depend on besides code and data.
+    tags = dict(rows(root, f"select key, value from tags where run_uuid = '{run.id}'"))
+    assert made["threads"] == tags["threads"] == str(torch.get_num_threads())
+    assert tags["platform"] == platform.platform()
+    assert tags["version.torch"] == importlib.metadata.version("torch")
+    if Path("/proc/cpuinfo").exists():
+        known = Path("/proc/cpuinfo").read_text()
+        assert tags["cpu"] in known
+        assert tags["cpu.flags"] in known
     assert made["wall_s"] > 0
     assert 20 < made["peak_memory_mb"] < 20_000
     assert str(root) not in (root / "reports" / "runs" / "train@kl.json").read_text()
@@ -328,9 +346,7 @@ def test_the_parent_is_as_its_stages_are(root: Path) -> None:
     with track("long", {}):
         pass
     assert status() == "FINISHED"
-    assert sorted(runs(root, "long")) == [
-        ("long", end) for end in ("FINISHED", "FINISHED", "KILLED")
-    ]
+    assert runs(root, "long") == [("long", "FINISHED"), ("long", "FINISHED")], "it was gone on with"
 
 
 def test_a_deleted_parent_is_made_anew(root: Path) -> None:
@@ -348,3 +364,129 @@ def test_a_deleted_parent_is_made_anew(root: Path) -> None:
     assert len({first, second, third}) == 3
     assert parents_of(root, run.id) == [third]
     assert rows(root, f"select status from runs where run_uuid = '{third}'") == [("FINISHED",)]
+
+
+class Server:
+    """An MLflow server on loopback, that can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        store = ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
+        files = ["--artifacts-destination", str(self.folder / "artifacts")]
+        place = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        command = [sys.executable, "-m", "mlflow", "server", *store, *files, *place]
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True
+            )
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"{self.address}/health", timeout=1).ok:
+                    return
+            time.sleep(0.2)
+        raise TimeoutError((self.folder / "server.log").read_text())
+
+    def stop(self) -> None:
+        if self.process:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.stop()
+
+
+def test_a_server_that_is_away_stops_no_stage_and_gets_everything_later(
+    root: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    monkeypatch.setattr("techloop.tracking.TRY_AGAIN_S", 0.0)
+    (root / "picture").write_text("p")
+
+    def early() -> None:
+        with track("early", {"size": 3}) as run:
+            run.log({"loss": 2.0}, step=1)
+            run.artifacts("picture")
+
+    with pytest.warns(UserWarning, match="cannot be reached"):
+        early()
+    assert record(root, "early")["run_id"] == ""
+    waiting = root / "mlruns" / "waiting"
+    assert len(list(waiting.iterdir())) == 1
+
+    monkeypatch.setattr("techloop.tracking.SEND_EVERY_S", 0.0)
+    server.start()
+    with track("long", {}) as run:
+        assert not list(waiting.iterdir()), "the first is told as soon as the server is there"
+        for step in range(10):
+            run.log({"loss": 1.0}, step)
+        server.stop()
+        with pytest.warns(UserWarning, match="cannot be reached"):
+            run.log({"loss": 1.0}, 10)
+        assert list(waiting.iterdir()), "and kept on disk, should this process die too"
+        server.start()
+        for step in range(11, 20):
+            run.log({"loss": 1.0}, step)
+    assert not list(waiting.iterdir())
+
+    client = MlflowClient(server.address)
+    experiment = client.get_experiment_by_name("techloop")
+    found = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+    assert {r.info.status for r in found.values()} == {"FINISHED"}
+    early, long = found["early"].info.run_id, found["long"].info.run_id
+    assert long == run.id == record(root, "long")["run_id"]
+    assert found["early"].data.params == {"size": "3"}
+    assert [file.path for file in client.list_artifacts(early)] == ["picture"]
+    assert [m.step for m in client.get_metric_history(early, "loss")] == [1]
+    steps = [m.step for m in client.get_metric_history(long, "loss")]
+    assert sorted(steps) == list(range(20)), "no step is lost, and none is there twice"
+
+
+def test_what_was_cut_off_while_the_server_was_away_is_told(
+    root: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    script = (
+        "import os\nfrom techloop import tracking\ntracking.SEND_EVERY_S = 0\n"
+        "with tracking.track('cut', {}) as run:\n    run.log({'loss': 1.0}, 7)\n    os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=root, check=False)
+    server.start()
+    with track("next", {}):
+        pass
+    client = MlflowClient(server.address)
+    experiment = client.get_experiment_by_name("techloop")
+    found = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+    assert found["cut"].info.status == "KILLED"
+    assert [m.step for m in client.get_metric_history(found["cut"].info.run_id, "loss")] == [7]
+
+
+def test_a_run_that_did_not_end_well_is_gone_on_with(root: Path) -> None:
+    def fail() -> None:
+        with track("train", {}) as run:
+            run.log({"loss": 2.0}, step=1)
+            raise RuntimeError("burst")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with track("train", {}) as run:
+        run.log({"loss": 1.0}, step=2)
+    assert runs(root, "train") == [("train", "FINISHED")]
+    assert rows(root, "select step from metrics where key = 'loss' order by step") == [(1,), (2,)]
+    assert rows(root, "select count(*) from tags where key = 'error'") == [(0,)]

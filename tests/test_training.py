@@ -27,6 +27,7 @@ from tests.worlds import GRID, small_params, train_small_audio_vae, train_small_
 TRAINING = Training(
     loops=64, batch_size=4, learning_rate=0.01, validate_every_loops=16, checkpoint_every_loops=16
 )
+IDS = [f"loop {i}" for i in range(20)]
 
 
 class PowerCut(Exception):
@@ -44,7 +45,7 @@ def line(checkpoints: Path, fail_at: int | None = None, **kwargs) -> tuple[nn.Mo
         x = torch.tensor(rows)[:, None] / 20 + torch.randn(len(rows), 3, generator=draw)
         return {"loss": (net(x) - x.sum(1, keepdim=True)).square().mean()}
 
-    told = {"loops": 20, "training": TRAINING, "seed": 1, "identity": {"a": 1}} | kwargs
+    told = {"ids": IDS, "training": TRAINING, "seed": 1, "identity": {"a": 1}} | kwargs
     history = fit(
         model,
         step,
@@ -87,19 +88,31 @@ def test_the_seed_matters(tmp_path: Path) -> None:
     assert not torch.equal(line(tmp_path, seed=1)[0].weight, line(tmp_path, seed=2)[0].weight)
 
 
-def test_a_loss_that_is_no_number_stops(tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_stops_and_names_step_loops_and_checkpoint(
+    tmp_path: Path,
+) -> None:
     model = nn.Linear(1, 1)
 
-    def step(net, rows, draw, seen):
-        return {"loss": net(torch.full((1, 1), math.nan)).sum()}
+    def step(net, rows, draw, seen):  # row 7 is damaged, and seen in the fourth epoch only
+        x = torch.tensor([[math.nan if row == 7 and seen >= 60 else row / 20] for row in rows])
+        return {"loss": net(x).square().mean()}
 
-    with pytest.raises(FloatingPointError, match=r"loss is nan .* rate 0.01 may be too high"):
-        fit(model, step, lambda net: {}, loops=20, training=TRAINING, seed=0, identity={},
+    longer = TRAINING.model_copy(update={"loops": 80})
+    with pytest.raises(FloatingPointError, match="loss is nan") as stopped:
+        fit(model, step, lambda net: {}, ids=IDS, training=longer, seed=0, identity={},
             log=lambda m, s: None, checkpoints=tmp_path)  # fmt: skip
+    at = next(i for i in range(15, 20) if 7 in batch_rows(i, 20, 4, seed=0))
+    said = str(stopped.value)
+    assert f"at step {at} ({4 * at} loops seen)" in said
+    assert ", ".join(IDS[row] for row in batch_rows(at, 20, 4, seed=0)) in said
+    (last,) = tmp_path.glob("*/last.pt")
+    assert str(last) in said
+    saved = torch.load(last, weights_only=True)
+    assert all(weight.isfinite().all() for weight in saved["model"].values())
 
 
 def test_fewer_loops_than_a_batch(tmp_path: Path) -> None:
-    _, history = line(tmp_path, loops=3)
+    _, history = line(tmp_path, ids=IDS[:3])
     assert history[-1]["loops_seen"] >= 64
 
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from techloop.grid import Grid
-from techloop.models.blocks import CircularConv, sample, trunk
+from techloop.models.blocks import CircularConv, trunk
 from techloop.models.model import Model
+from techloop.parallel import drawn
 from techloop.spectral import k_weights
 from techloop.vocoder import (
     LONG,
@@ -113,7 +114,8 @@ class AudioVAE(Model):
     ]:
         """Log amplitudes from a sample of the posterior, and the posterior: mean, deviation."""
         mu, sigma = self.posterior(spectrum)
-        return self.predict(sample(mu, sigma, draw)), mu, sigma
+        z = mu + sigma * drawn(torch.randn, size=mu.shape, draw=draw)
+        return self.predict(z), mu, sigma
 
     @torch.no_grad()
     def start_from(self, spectrum: Float[Tensor, "n v frames"]) -> None:

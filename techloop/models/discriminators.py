@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from techloop.models.audio_vae import AudioVAE
-from techloop.models.blocks import sample
+from techloop.parallel import drawn
 
 WIDTH = 128
 
@@ -40,12 +40,15 @@ class LatentContest(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, ""]]:
         """What the VAE gives (see `AudioVAE.forward`), and the discriminator's cross-entropy.
 
+        Of this process's share of the batch.
+
         Half that of the prior's frames plus half that of the encoder's, in nats: log 2 where it
         cannot tell them apart.
         """
         predicted, mu, sigma = self.vae(spectrum, draw)
-        frames = _Reversed.apply(sample(mu, sigma, draw).mT.flatten(0, 1))
-        prior = torch.randn(frames.shape, generator=draw, device=frames.device)
+        z, prior = (drawn(torch.randn, size=mu.shape, draw=draw) for _ in range(2))
+        frames = _Reversed.apply((mu + sigma * z).mT.flatten(0, 1))
+        prior = prior.mT.flatten(0, 1)
         told = self.discriminator(torch.cat([prior, frames]))[:, 0].float()
         truth = torch.cat(
             [torch.ones_like(told[: len(prior)]), torch.zeros_like(told[len(prior) :])]

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from techloop.grid import Grid
-from techloop.models.blocks import fold, sample, trunk, unfold
+from techloop.models.blocks import fold, trunk, unfold
 from techloop.models.model import Model
+from techloop.parallel import drawn
 
 SIGMA_FLOOR = 0.05
 DILATIONS = (1, 2, 4)
@@ -164,4 +165,5 @@ class LatentVAE(Model):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Predicted Gaussian (whitened) from sampled points, and the points' posterior."""
         mean, std = self.encode(mu, sigma)
-        return *self.decode_whitened(sample(mean, std, draw)), mean, std
+        points = mean + std * drawn(torch.randn, size=mean.shape, draw=draw)
+        return *self.decode_whitened(points), mean, std

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as saved
 from torch import nn
 
 from techloop.artifacts import fingerprint, read_json, write_json
@@ -33,7 +34,7 @@ class Model(nn.Module):
     def save(self, folder: Path, **notes: Any) -> None:
         """Write weights and configuration into a folder that exists."""
         weights = {k: v.detach().contiguous().cpu() for k, v in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        (folder / "model.safetensors").write_bytes(saved(weights))
         config = {
             "format": 1,
             "model": type(self).__name__,

@@ -21,6 +21,7 @@ from techloop.models.audio_vae import AudioVAE
 from techloop.models.blocks import sample
 from techloop.models.discriminators import LatentContest
 from techloop.models.model import pick_device
+from techloop.parallel import drawn, fabric_from_environment, gathered
 from techloop.params import AudioVAECell, TrainAudioVAE
 from techloop.training.loop import Log, train_into, warm_up
 from techloop.vocoder import analyse
@@ -51,6 +52,7 @@ def train_audio_vae(
     Raises:
         ValueError: no usable loops, or sizes that do not fit the grid.
     """
+    fabric_from_environment()  # each process has its own device from here on
     loops = LoopDataset(loops_folder, "train")
     grid, validation = loops.grid, LoopDataset(loops_folder, "validation")
     held_out = torch.from_numpy(validation.audio(_spread(len(validation), VALIDATION_LOOPS)))
@@ -82,7 +84,7 @@ def train_audio_vae(
         model,
         step,
         validate,
-        loops=len(loops),
+        ids=list(loops.index["loop_id"]),
         training=params.training,
         seed=seed,
         notes=notes,
@@ -104,11 +106,14 @@ def objective(
 
     Args:
         vae: an `AudioVAE`, or a `LatentContest` around one.
-        spectrum: log amplitudes.
+        spectrum: log amplitudes of this process's share of the batch.
         draw: of the posterior's and the prior's samples.
         seen: loops so far, for the rise of the penalty's weight.
     """
-    predicted, mu, sigma, *contest = vae(spectrum, draw)
+    found = vae(spectrum, draw)
+    # Per row where it is none, so that all of the batch's can be gathered.
+    rows = [x if x.ndim else x.expand(len(spectrum)) for x in (spectrum, *found)]
+    spectrum, predicted, mu, sigma, *contest = map(gathered, rows)
     log_term, linear_term, fine_term = spectrogram_distance(spectrum, predicted)
     kl = gaussian_kl(mu, sigma)
     if cell.regulariser == "kl":
@@ -117,7 +122,7 @@ def objective(
         z = sample(mu, sigma, draw).mT.flatten(0, 1)
         penalty = mmd(z, torch.randn(z.shape, generator=draw, device=z.device))
     else:
-        (penalty,) = contest
+        penalty = contest[0].mean()
     weight = cell.weight * warm_up(seen, cell.warmup_loops)
     distance = log_term + LINEAR_WEIGHT * linear_term + FINE_WEIGHT * fine_term
     return {
@@ -146,8 +151,8 @@ def random_spectra(
     near = range(round(grid.frames / MOST_SPEED), round(grid.frames * MOST_SPEED) + 1)
     speeds = [n for n in near if n == grid.frames or 30**20 % n == 0]  # whose FFT is fast
     samples = speeds[draw.initial_seed() % len(speeds)] * grid.hop  # no wait for the device
-    loud = torch.rand(len(x), 1, generator=draw, device=x.device) >= SILENT_SHARE
-    first = torch.randint(samples // grid.hop, (len(x),), generator=draw, device=x.device)
+    loud = drawn(torch.rand, size=(len(x), 1), draw=draw) >= SILENT_SHARE
+    first = drawn(torch.randint, samples // grid.hop, size=(len(x),), draw=draw)
     return analyse(change_speed(x * loud, samples), grid.hop, first, frames)
 
 

@@ -23,6 +23,7 @@ from techloop.models.audio_vae import AudioVAE
 from techloop.models.blocks import sample
 from techloop.models.latent_vae import LatentVAE
 from techloop.models.model import model_fingerprint, pick_device
+from techloop.parallel import drawn, fabric_from_environment, gathered
 from techloop.params import LatentVAECell, TrainLatentVAE
 from techloop.training.loop import Log, train_into, warm_up
 
@@ -55,6 +56,7 @@ def train_latent_vae(
     Raises:
         ValueError: latents that are damaged or of another grid, or a length that does not divide.
     """
+    fabric_from_environment()  # each process has its own device from here on
     latents = LatentDataset(latents_folder, "train")
     held_out = LatentDataset(latents_folder, "validation")
     grid, mu, sigma = latents.grid, latents.mu, latents.sigma
@@ -72,8 +74,12 @@ def train_latent_vae(
         vae: nn.Module, rows: list[int], draw: torch.Generator, seen: int
     ) -> dict[str, Tensor]:
         m, s = rotated(mu[rows].to(draw.device), sigma[rows].to(draw.device), grid, draw)
-        target = sample(m, s, draw) if cell.objective == "trajectory-sample" else m
-        mu_hat, sigma_hat, mean, std = vae(m, s, draw)
+        if sampled := cell.objective == "trajectory-sample":
+            target = m + s * drawn(torch.randn, size=m.shape, draw=draw)
+        found = vae(m, s, draw)
+        target, s, mu_hat, sigma_hat, mean, std = map(
+            gathered, (target if sampled else m, s, *found)
+        )
         distortion = distortion_nats(model, cell.objective, target, s, mu_hat, sigma_hat)
         kl = gaussian_kl(mean, std)
         spent = rate(kl, params.free_nats) * cell.length / grid.frames
@@ -120,7 +126,7 @@ def train_latent_vae(
         model,
         step,
         validate,
-        loops=len(latents),
+        ids=list(latents.index["loop_id"]),
         training=params.training,
         seed=seed,
         notes=notes,
@@ -141,7 +147,7 @@ def rotated(
     so for a single point, it would learn a few hundred loops by heart unless it sees them from
     every beat.
     """
-    beat = torch.randint(grid.beats, (len(mu), 1), generator=draw, device=mu.device)
+    beat = drawn(torch.randint, grid.beats, size=(len(mu), 1), draw=draw)
     first = (beat * grid.frames / grid.beats).round().long()
     at = (first + torch.arange(grid.frames, device=mu.device)) % grid.frames
     at = at[:, None].expand_as(mu)

@@ -1,21 +1,21 @@
 """The one training loop: cadence, schedule, resuming. What a step computes is not its business."""
 
 import hashlib
+import io
 import json
 import math
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from techloop.artifacts import code_fingerprint, whole_file, whole_folder, write_json
-from techloop.models.model import Model, parameter_count, pick_device
+from techloop.artifacts import code_fingerprint, whole_folder, write_json, write_whole
+from techloop.models.model import Model, parameter_count
+from techloop.parallel import fabric_from_environment, precision_from_environment, processes
 from techloop.params import Training
 
 Log = Callable[[Mapping[str, float], int], None]
@@ -27,31 +27,13 @@ LOGS_PER_VALIDATION = 5
 GRADIENT_NORM = 1.0
 
 
-def precision_from_environment() -> str:
-    """`TECHLOOP_PRECISION`, as Lightning names them; environment, not a parameter.
-
-    By default bf16-mixed on a GPU and on a CPU that multiplies bfloat16 itself, 32-true elsewhere.
-    """
-    cpu = torch.cpu.get_capabilities()
-    fast = pick_device().type == "cuda" or cpu.get("avx512_bf16") or cpu.get("amx_bf16")
-    return os.environ.get("TECHLOOP_PRECISION") or ("bf16-mixed" if fast else "32-true")
-
-
-def fabric_from_environment() -> Fabric:
-    """One device, a GPU where there is one."""
-    device, precision = pick_device().type, precision_from_environment()
-    fabric = Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
-    fabric.launch()
-    return fabric
-
-
 def train_into(
     folder: str | Path,
     model: Model,
     step: Step,
     validate: Validate,
     *,
-    loops: int,
+    ids: Sequence[str],
     training: Training,
     seed: int,
     notes: Mapping[str, Any],
@@ -82,7 +64,7 @@ def train_into(
         trained or model,
         step,
         validate,
-        loops=loops,
+        ids=ids,
         training=training,
         seed=seed,
         identity=whole_identity,
@@ -95,6 +77,8 @@ def train_into(
     last = next(row for row in reversed(history) if row["split"] == "validation")
     metrics = {name: float(value) for name, value in last.items() if name != "split"}
     metrics["parameters"] = float(parameter_count(model))
+    if processes()[0] != 0:  # all know the same, one writes
+        return metrics
     with whole_folder(folder) as new:
         model.save(new, **notes)
         pd.DataFrame(history).to_csv(new / "history.csv", index=False)
@@ -110,7 +94,7 @@ def fit(
     step: Step,
     validate: Validate,
     *,
-    loops: int,
+    ids: Sequence[str],
     training: Training,
     seed: int,
     identity: Mapping[str, Any],
@@ -124,9 +108,10 @@ def fit(
 
     Args:
         step: `(model, rows, draw, loops_seen)` to named scalars; `loss` is minimised. `rows` are
-            this device's share of the batch.
-        validate: the model's named numbers on held-out loops; called without gradients.
-        loops: size of the training split.
+            this process's share of the batch, the scalars those of all of it (`techloop.parallel`).
+        validate: the model's named numbers on held-out loops; called without gradients, in every
+            process with all of them.
+        ids: of the loops of the training split.
         identity: all that determines the result; a checkpoint of another identity is not resumed.
         log: called with named numbers, prefixed by their split, and the loops seen.
         checkpoints: folder of `<hash of identity>/last.pt`, which stays.
@@ -135,6 +120,7 @@ def fit(
         The history: one row a log, `loops_seen`, `split`, then the metrics.
 
     Raises:
+        ValueError: the processes cannot have equal shares of a batch.
         FloatingPointError: the loss is no longer finite.
     """
     fabric = fabric_from_environment()
@@ -148,7 +134,13 @@ def fit(
         optimizer.load_state_dict(saved["optimizer"])
         first, history = saved["step"], saved["history"]
 
+    loops = len(ids)
     batch = min(training.batch_size, loops)
+    if batch % fabric.world_size:
+        raise ValueError(
+            f"a batch of {batch} loops cannot be shared by {fabric.world_size} processes; set "
+            "TECHLOOP_DEVICES to a divisor, or batch_size to a multiple"
+        )
     steps = math.ceil(training.loops / batch)
     validate_every = max(1, training.validate_every_loops // batch)
     log_every = max(1, validate_every // LOGS_PER_VALIDATION)
@@ -170,7 +162,7 @@ def fit(
         mininterval=1,
     )
     for i in range(first, steps):
-        draw.manual_seed(_mix(seed, i, fabric.global_rank))
+        draw.manual_seed(_mix(seed, i, 0))
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * schedule(i / steps)
         rows = batch_rows(i, loops, batch, seed)[fabric.global_rank :: fabric.world_size]
@@ -184,13 +176,16 @@ def fit(
 
         seen, ends = (i + 1) * batch, i + 1 == steps
         if ends or (i + 1) % log_every == 0:
-            means = totals.take()
-            if not math.isfinite(means["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {means['loss']} between steps {i + 1 - log_every} and {i + 1}. "
-                    f"The rate {training.learning_rate:g} may be too high, or a loop damaged. "
-                    f"The last checkpoint is {last if last.exists() else 'none'}."
-                )
+            means, losses = totals.take()
+            for at, loss in enumerate(losses, i + 1 - len(losses)):
+                if not math.isfinite(loss):
+                    seen_then = ", ".join(ids[row] for row in batch_rows(at, loops, batch, seed))
+                    raise FloatingPointError(
+                        f"the loss is {loss} at step {at} ({at * batch} loops seen), of the loops "
+                        f"{seen_then}. The rate {training.learning_rate:g} may be too high, or one "
+                        "of them damaged. The last good checkpoint is "
+                        f"{last if last.exists() else 'none'}; the same command goes on from there."
+                    )
             record("train", seen, means)
             bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
         if ends or (i + 1) % validate_every == 0:
@@ -199,16 +194,15 @@ def fit(
                 record("validation", seen, validate(model))
             model.train()
         if not ends and (i + 1) % save_every == 0 and fabric.is_global_zero:
-            with whole_file(last) as path:
-                torch.save(
-                    {
-                        "model": model.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "step": i + 1,
-                        "history": history,
-                    },
-                    path,
-                )
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": i + 1,
+                "history": history,
+            }
+            # In memory first: of a full disk torch would not say that it is full.
+            torch.save(state, content := io.BytesIO())
+            write_whole(last, content.getvalue())
     bar.close()
     model.eval()
     return history
@@ -275,15 +269,17 @@ class _Means:
 
     def __init__(self) -> None:
         self.totals: dict[str, Tensor] = {}
-        self.count = 0
+        self.losses: list[Tensor] = []
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         for name, value in metrics.items():
             value = value.detach()
             self.totals[name] = self.totals[name] + value if name in self.totals else value
-        self.count += 1
+        self.losses.append(metrics["loss"].detach())
 
-    def take(self) -> dict[str, float]:
-        means = {name: float(total) / self.count for name, total in self.totals.items()}
-        self.totals, self.count = {}, 0
-        return means
+    def take(self) -> tuple[dict[str, float], list[float]]:
+        """Means since the last time, and each loss."""
+        means = {name: float(total) / len(self.losses) for name, total in self.totals.items()}
+        losses = torch.stack(self.losses).tolist()
+        self.totals, self.losses = {}, []
+        return means, losses
