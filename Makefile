@@ -1,6 +1,7 @@
 # Everything runs from .venv, which is built on first use: python3, make and git are all a machine needs.
 PYTHON ?= python3
 PORT ?= 5000
+GB ?= 24
 BIN := .venv/bin
 # The tools' telemetry stays off; stages are started as `python`, which must be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -15,7 +16,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 # What Prefect keeps, it keeps in the checkout.
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
-.PHONY: demo study notebook ui server test lint format lock sweep clean
+.PHONY: demo check study notebook ui server test lint format lock sweep clean
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit(f'techloop needs Python 3.11 to 3.13; {sys.executable} is {sys.version.split()[0]}. Name another one: make PYTHON=python3.12 ...')"
@@ -29,6 +30,9 @@ export PREFECT_HOME ?= $(CURDIR)/.prefect
 demo: .venv/installed  ## the whole pipeline on the built-in source, then the report's path
 	$(BIN)/dvc repro
 	@echo "$(CURDIR)/reports/index.html"
+
+check: .venv/installed  ## one step of every stage, and what a GPU would need; another: make check GB=16
+	@$(BIN)/python -m stages.check $(GB)
 
 study: .venv/installed  ## every combination of the study, then its table and figure; resumes
 	$(BIN)/dvc repro study/dvc.yaml

@@ -232,6 +232,18 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command()
+def profile(
+    name: Annotated[str, typer.Argument(help="laptop, studio, or another file in profiles/.")],
+) -> None:
+    """Give params.yaml the sizes of a profile; comments and all else there stay."""
+    with _paragraphs():
+        from techloop.profiles import use_profile
+
+        changes = use_profile(name)
+    typer.echo("\n".join(changes or [f"params.yaml has the sizes of {name} already"]))
+
+
 @contextmanager
 def _paragraphs() -> Iterator[None]:
     """A user's mistake ends as one paragraph and exit code 1; ours keep their traceback."""

@@ -288,23 +288,36 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         ) from None
     except YAMLError as error:
         raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    return check_params(raw, path)
+
+
+def check_params(raw: object, where: str | Path) -> Params:
+    """The values of a params.yaml, checked.
+
+    Args:
+        raw: nested mappings, as read.
+        where: what an error calls them.
+
+    Raises:
+        ValueError: see `load_params`.
+    """
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
-        raise ValueError(f"{path}: {'; '.join(map(_complaint, error.errors()))}.") from None
+        raise ValueError(f"{where}: {'; '.join(map(_complaint, error.errors()))}.") from None
     grid, audio = params.beat_grid(), params.train_audio_vae
     # What would only be noticed once the stages before have run for long:
     for name, cell in params.train_latent_vae.cells.items():
-        where = f"{path}: `train_latent_vae.cells.{name}"
+        place = f"{where}: `train_latent_vae.cells.{name}"
         if cell.regulariser not in audio.cells:
             raise ValueError(
-                f"{where}.regulariser` is {cell.regulariser!r}, none of {', '.join(audio.cells)}, "
+                f"{place}.regulariser` is {cell.regulariser!r}, none of {', '.join(audio.cells)}, "
                 "the cells of train_audio_vae"
             )
         try:
             grid.check_length(cell.length)
         except ValueError as error:
-            raise ValueError(f"{where}`: {error}") from None
+            raise ValueError(f"{place}`: {error}") from None
     return params
 
 

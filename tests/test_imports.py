@@ -36,10 +36,11 @@ LAYERS = (
         "techloop.parallel",
         "techloop.losses",
         "techloop.descriptors",
+        "techloop.costs",
     },
     {"techloop.training", "techloop.latents", "techloop.instrument"},
     {"techloop.analysis", "techloop.figures", "techloop.inspection", "techloop.tracking"},
-    {"techloop.doctor", "techloop.report"},
+    {"techloop.doctor", "techloop.profiles", "techloop.report"},
     {"techloop.cli", "stages"},
 )
 ONLY_IN = {
@@ -183,6 +184,7 @@ HEAVY = {"torch", "numpy", "pandas", "scipy", "librosa", "matplotlib", "mlflow",
         ("techloop.cli", HEAVY),
         ("techloop.tracking", HEAVY),
         ("stages.flow", HEAVY),
+        ("stages.check", HEAVY),
         ("techloop.figures", {"altair", "vl_convert"}),
     ],
 )

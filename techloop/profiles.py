@@ -1,0 +1,78 @@
+"""Profiles: sizes for a machine, in `profiles/`, that `techloop profile` puts into params.yaml.
+
+They are written there, not laid over it, so that params.yaml alone says what a stage is told, and
+DVC sees what is out of date.
+"""
+
+from collections.abc import Iterator, MutableMapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML, YAMLError
+
+from techloop.artifacts import write_whole
+from techloop.params import check_params
+
+
+def use_profile(name: str, top: str | Path = ".") -> list[str]:
+    """Give params.yaml the values of `profiles/<name>.yaml`; comments and all else there stay.
+
+    A key that the profile has with no value is taken out: another profile's cell.
+
+    Args:
+        top: of the repository.
+
+    Returns:
+        What changed, a line each.
+
+    Raises:
+        ValueError: there is no such profile, or params.yaml would not be a valid one; it is then
+            left as it was.
+    """
+    file, folder = Path(top) / "params.yaml", Path(top) / "profiles"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise ValueError(
+            f"there is no profile {name!r}; {folder} has {', '.join(known) or 'none'}. Run from "
+            "the top of the repository, or add a file there."
+        )
+    yaml = YAML()  # with comments, and numbers as they are written
+    yaml.preserve_quotes, yaml.width = True, 4096
+    try:
+        params, profile = (
+            yaml.load(path.read_text(encoding="utf-8")) for path in (file, folder / f"{name}.yaml")
+        )
+    except YAMLError as error:
+        raise ValueError(f"no valid YAML: {' '.join(str(error).split())}") from None
+    except FileNotFoundError:
+        raise ValueError(f"{file} is not there; run from the top of the repository") from None
+    if not isinstance(params, MutableMapping) or not isinstance(profile, MutableMapping):
+        raise ValueError(f"{file} or {folder / name}.yaml has no sections")
+    changes = list(merged(params, profile))
+    text = StringIO()
+    yaml.dump(params, text)
+    check_params(YAML(typ="safe").load(text.getvalue()), f"{file} with {name}.yaml")
+    if changes:
+        write_whole(file, text.getvalue())
+    return changes
+
+
+def merged(
+    into: MutableMapping[str, Any], values: MutableMapping[str, Any], within: str = ""
+) -> Iterator[str]:
+    """Set nested values, and say what changed; None takes a key out."""
+    for position, (key, value) in enumerate(values.items()):
+        old, place = into.get(key), f"{within}{key}"
+        if isinstance(value, MutableMapping) and isinstance(old, MutableMapping):
+            yield from merged(old, value, f"{place}.")
+        elif value is None and key in into:
+            del into[key]
+            yield f"{place}: taken out"
+        elif key not in into and value is not None:
+            # Where the profile has it: what stands behind the last key is that one's in YAML.
+            into.insert(position, key, value)  # type: ignore[attr-defined]
+            yield f"{place}: new"
+        elif old != value:
+            into[key] = value
+            yield f"{place}: {old} -> {value}"
