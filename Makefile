@@ -16,7 +16,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 # What Prefect keeps, it keeps in the checkout.
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
-.PHONY: demo check study notebook ui server test lint format lock sweep clean
+.PHONY: demo check study notebook ui server test lint format lock audit sweep clean
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit(f'techloop needs Python 3.11 to 3.13; {sys.executable} is {sys.version.split()[0]}. Name another one: make PYTHON=python3.12 ...')"
@@ -75,6 +75,14 @@ format: .venv/installed
 lock: .venv/installed  ## after a change of requirements*.in
 	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 		--generate-hashes --no-header requirements.in requirements-dev.in -o requirements.lock
+
+# It ends with the same code after findings, which it prints, and where it could not look them up.
+audit: .venv/installed  ## requirements.lock among the known vulnerabilities; needs the internet
+	@found=$$($(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict \
+		--progress-spinner off 2> .venv/audit.log) && echo "No known vulnerability." || { \
+		if [ -n "$$found" ]; then echo "$$found"; else tail -n 1 .venv/audit.log; \
+		echo "The database of known vulnerabilities could not be asked, so nothing was found out."; fi; \
+		exit 1; } >&2
 
 clean:  ## the environment and every tool's leavings; data/ and the DVC cache stay
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

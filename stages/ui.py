@@ -38,7 +38,7 @@ def server_command(root: Path, port: str) -> list[str]:
             f"port {port} is taken or none. If the UI is open already, it is at "
             f"http://{HOST}:{port}; else take another port: make ui PORT=5001"
         ) from None
-    told = ["--backend-store-uri", address, "--host", HOST, "--port", port, "--workers", "1"]
+    told = ["--host", HOST, "--port", port, "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "server", *told]
 
 
@@ -66,8 +66,10 @@ def main(port: str) -> None:
         print(f"{address} (Ctrl-C ends it)", flush=True)
         threading.Thread(target=open_browser, args=(address, int(port)), daemon=True).start()
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        # Not an argument: it may hold a password, and others see what runs with which arguments.
+        store = {"MLFLOW_BACKEND_STORE_URI": tracking_address(root)}
         with contextlib.suppress(KeyboardInterrupt):
-            subprocess.run(command, cwd=root, check=False, env=quiet | os.environ)
+            subprocess.run(command, cwd=root, check=False, env=quiet | os.environ | store)
     else:
         print(f"{shown_address(tracking_address(root))} has the runs and a UI of its own")
         open_browser(tracking_address(root))

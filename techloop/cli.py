@@ -227,7 +227,7 @@ def doctor(
         if finding.do:
             typer.echo(f"{'':8} -> {finding.do}")
     problems = sum(finding.level == "problem" for finding in found)
-    typer.echo(f"\n{problems} problems" if problems else "\nAll is well.")
+    typer.echo(f"\nproblems: {problems}" if problems else "\nAll is well.")
     if problems:
         raise typer.Exit(1)
 

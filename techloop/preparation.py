@@ -222,7 +222,8 @@ def _made(
                 threads_per_worker=1,
                 memory_limit=0,  # a chunk is small; a limit would stop machines that could go on
                 dashboard_address=None,
-                scheduler_kwargs={"dashboard_address": ":0"},  # another run may have the usual port
+                # Another run may have the usual port, and other machines must not see this one.
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                 silence_logs=logging.CRITICAL,
             )
         )

@@ -11,6 +11,7 @@ children of one run, of the pipeline or of the study: two settings are two such 
 import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import math
@@ -31,7 +32,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from techloop.artifacts import fingerprint, read_json, write_json
@@ -45,6 +46,7 @@ SEND_EVERY_S = 3.0
 TRY_AGAIN_S = 60.0
 WAITING = Path("mlruns/waiting")  # at the repository's top: runs that the server has not all of
 LONGEST = 6000  # characters of a parameter's value
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")  # of places for runs
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # of a process among several
 
 
@@ -188,7 +190,9 @@ class Run:
                 f"{WAITING} until a stage finds the server again. `techloop doctor` looks at it.",
                 stacklevel=2,
             )
-        self._again_at = time.monotonic() + TRY_AGAIN_S
+        now = time.monotonic()
+        # A server that does not even refuse takes long to try: no more than a 20th of all time.
+        self._again_at = now + max(TRY_AGAIN_S, 20 * (now - self._sent))
         self._save()
 
     def _save(self) -> None:
@@ -199,24 +203,39 @@ def _is_outage(error: Exception) -> bool:
     """Whether a server was away or in trouble; what it refuses is a defect of ours."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
+    from sqlalchemy.exc import OperationalError  # of a database: it is away, or locked
 
     if isinstance(error, MlflowException):
         return error.get_http_status_code() >= 500 or "API request to" in str(error)
-    return isinstance(error, RequestException | ConnectionError | TimeoutError)
+    return isinstance(error, RequestException | OperationalError | ConnectionError | TimeoutError)
 
 
 def deliver(root: Path) -> None:
     """Tell the server of runs that ended, or were cut off, while it was away."""
-    for file in sorted((root / WAITING).glob("*.json")):
-        kept = read_json(file)
-        # JSON has neither tuples nor NaN.
-        rows = [(k, math.nan if v is None else v, ms, step) for k, v, ms, step in kept["metrics"]]
-        journal = _Journal(**kept | {"metrics": rows})
-        if journal.status == "RUNNING":
-            if psutil.pid_exists(journal.process):
-                continue
-            journal.status = "KILLED"
-        Run(root, journal, file).end(journal.status, journal.error)
+    if not (root / WAITING).is_dir():
+        return
+    with contextlib.suppress(Timeout), FileLock(root / f"{WAITING}.lock", timeout=0):
+        for file in sorted((root / WAITING).glob("*.json")):
+            try:
+                _deliver(root, file)
+            except Exception as error:  # no trouble of an old run may stop a new one
+                warnings.warn(
+                    f"{WAITING / file.name} cannot be delivered, and stays: "
+                    f"{type(error).__name__}: {error}",
+                    stacklevel=2,
+                )
+
+
+def _deliver(root: Path, file: Path) -> None:
+    kept = read_json(file)
+    # JSON has neither tuples nor NaN.
+    rows = [(k, math.nan if v is None else v, ms, step) for k, v, ms, step in kept["metrics"]]
+    journal = _Journal(**kept | {"metrics": rows})
+    if journal.status == "RUNNING":
+        if psutil.pid_exists(journal.process):
+            return
+        journal.status = "KILLED"
+    Run(root, journal, file).end(journal.status, journal.error)
 
 
 class _Untold(Run):
@@ -336,8 +355,22 @@ def repository_root() -> Path:
 
 
 def tracking_address(root: Path) -> str:
-    """Where runs go: `MLFLOW_TRACKING_URI`, else the database at the top of the repository."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+    """Where runs go: `MLFLOW_TRACKING_URI`, else the database at the top of the repository.
+
+    Raises:
+        ValueError: it is no address, which is not repeated, as it may hold a password.
+    """
+    address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(address)
+        _ = parts.port  # a password with a slash in it would be one
+        if parts.scheme.partition("+")[0] in SCHEMES:
+            return address
+    raise ValueError(
+        "MLFLOW_TRACKING_URI is no address of a server (http://127.0.0.1:5000, https://...) or "
+        f"database ({', '.join(SCHEMES[2:])}). In a name or password, characters such as / and @ "
+        "are written as %2F and %40."
+    )
 
 
 def shown_address(address: str) -> str:
@@ -352,6 +385,18 @@ def experiment_id(root: Path) -> str:
     """What the tracking store calls the experiment of all runs; made where there is none."""
     with FileLock(root / LOCK):
         return _connect(root)[1]
+
+
+def database_schemas() -> tuple[str, set[str]]:
+    """The schema of this MLflow's database, and those of it and all MLflows before."""
+    # Asking MLflow would import it, which takes seconds.
+    package = importlib.util.find_spec("mlflow")
+    assert package
+    files = Path(str(package.origin)).parent.glob("store/db_migrations/versions/*.py")
+    told = [re.findall(r'^(\w*)revision = "(\w+)"', file.read_text(), re.M) for file in files]
+    known, replaced = ({name for of in told for k, name in of if k == key} for key in ("", "down_"))
+    [newest] = known - replaced
+    return newest, known
 
 
 def git_state(root: Path) -> tuple[str, bool]:
@@ -527,23 +572,32 @@ def _connect(root: Path) -> tuple[Any, str, str]:
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault(
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
+    )  # and the password in it
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # we try again ourselves
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    from mlflow import MlflowClient
+    from mlflow import MlflowClient, MlflowException
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     address = tracking_address(root)
     local = not os.environ.get("MLFLOW_TRACKING_URI")
     client = MlflowClient(tracking_uri=address)
-    if found := client.get_experiment_by_name(EXPERIMENT):
-        experiment_id = found.experiment_id
-    else:
-        experiment_id = client.create_experiment(
-            EXPERIMENT,
-            artifact_location=(root / "mlruns").as_uri() if local else None,
-            tags={"mlflow.experimentKind": "custom_model_development"},  # as the UI lays it out
-        )
-    return client, experiment_id, "sqlite:///mlflow.db" if local else shown_address(address)
+    if not client.get_experiment_by_name(EXPERIMENT):
+        try:
+            client.create_experiment(
+                EXPERIMENT,
+                artifact_location=(root / "mlruns").as_uri() if local else None,
+                tags={"mlflow.experimentKind": "custom_model_development"},  # as the UI lays it out
+            )
+        except MlflowException as error:
+            # Another machine, which no lock of ours holds back, was quicker.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+    found = client.get_experiment_by_name(EXPERIMENT)
+    assert found
+    shown = "sqlite:///mlflow.db" if local else shown_address(address)
+    return client, found.experiment_id, shown
 
 
 def _rows(metrics: Mapping[str, float], step: int) -> list[tuple[str, float, int, int]]:
@@ -659,3 +713,7 @@ class _PeakMemory:
                 with contextlib.suppress(psutil.Error):  # it may have ended just now
                     total += process.memory_info().rss
             self._bytes = max(self._bytes, total)
+
+
+if __name__ == "__main__":
+    deliver(repository_root())

@@ -115,6 +115,38 @@ def test_one_command_makes_everything_and_a_second_nothing(repository: Path) -> 
     assert list(out.glob("reconstruct-*.wav"))
 
 
+def test_a_clone_pulls_what_was_pushed_and_nothing_runs_again(
+    repository: Path, tmp_path: Path
+) -> None:
+    def outputs(folder: Path) -> dict[str, bytes]:
+        files = (f for d in ("data", "reports") for f in (folder / d).rglob("*") if f.is_file())
+        return {f.relative_to(folder).as_posix(): f.read_bytes() for f in files}
+
+    run(repository, "dvc", "remote", "add", "--default", "team", str(tmp_path / "store"))
+    run(repository, "git", "add", ".")
+    me = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    run(repository, "git", *me, "commit", "--quiet", "--message", "the demo")
+    run(repository, "dvc", "push", "dvc.yaml")
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "--quiet", str(repository), str(clone))
+    run(clone, "dvc", "pull", "dvc.yaml")
+
+    assert outputs(clone) == outputs(repository)
+    assert len(outputs(clone)) > 50
+    assert "up to date" in run(clone, "dvc", "status", "dvc.yaml")
+    assert "Running stage" not in run(clone, "dvc", "repro")
+    said = run(clone, "techloop", "doctor")
+    assert "data/latent_vae/kl-posterior-4: 4 points of 6 numbers a loop" in said
+    assert "remote team" in said
+    run(clone, "techloop", "generate", "--loops", "1", "--out", str(tmp_path / "out"))
+
+    run(clone, "dvc", "config", "--local", "cache.type", "hardlink,copy")
+    run(clone, "dvc", "checkout", "--relink", "dvc.yaml")
+    again = run(clone, "dvc", "repro", "--force", "--single-item", "extract_latents@kl")
+    assert "Running stage" in again, "a stage replaces outputs that are links"
+    assert run(clone, "dvc", "diff", "--targets", "data/loops", "data/audio_vae/kl") == ""
+
+
 def test_the_study_is_made_when_asked_for_and_reported(repository: Path) -> None:
     said = run(repository, "dvc", "repro", "study/dvc.yaml")
     assert said.count("> python -m stages.study ") == 2

@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 import requests
 import torch
+from filelock import FileLock
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from techloop.artifacts import fingerprint, read_json, write_json
-from techloop.tracking import git_state, repository_root, track
+from techloop.tracking import deliver, git_state, repository_root, shown_address, track
 from tests.worlds import small_params
 
 
@@ -490,3 +491,156 @@ def test_a_run_that_did_not_end_well_is_gone_on_with(root: Path) -> None:
     assert runs(root, "train") == [("train", "FINISHED")]
     assert rows(root, "select step from metrics where key = 'loss' order by step") == [(1,), (2,)]
     assert rows(root, "select count(*) from tags where key = 'error'") == [(0,)]
+
+
+def test_a_team_on_a_fresh_server_loses_no_step_and_shares_a_parent(
+    root: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four processes at once, then a stage that collects what they made: it names their runs."""
+    from mlflow import MlflowClient
+
+    server.start()
+    address = server.address.replace("//", "//team:hunter2@")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    write_params(root, 0)
+    (root / "picture").write_text("p")
+    script = (
+        "import sys\nfrom techloop.tracking import track\n"
+        "with track(f'stage@{sys.argv[1]}', {}) as run:\n"
+        "    run.artifacts('picture')\n"
+        "    for step in range(500): run.log({'loss': step / 2}, step)\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(n)],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for n in range(4)
+    ]
+    said = [process.communicate()[0] for process in processes]
+    assert said == ["", "", "", ""], "a run is quiet, and above all of the password"
+
+    client = MlflowClient(server.address)
+    [experiment] = [e for e in client.search_experiments() if e.name != "Default"]
+    found = client.search_runs([experiment.experiment_id])
+    stages = {r.info.run_name: r for r in found if r.info.run_name.startswith("stage")}
+    assert len(stages) == len(found) - 1 == 4
+    assert len({r.data.tags["mlflow.parentRunId"] for r in stages.values()}) == 1
+    assert {r.info.status for r in found} == {"FINISHED"}
+    for run in stages.values():
+        history = client.get_metric_history(run.info.run_id, "loss")
+        assert sorted((m.step, m.value) for m in history) == [(n, n / 2) for n in range(500)]
+        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["picture"]
+    assert list((server.folder / "artifacts").rglob("picture")), "the server kept it, not we"
+
+    write_params(root, 1)
+    with track("report", {}, collects=list(stages)):
+        pass
+    parent = client.get_run(record(root, "report")["parent_run_id"])
+    cached = {key: v for key, v in parent.data.tags.items() if key.startswith("cached.")}
+    assert cached == {
+        f"cached.{name.replace('@', '/')}": run.info.run_id for name, run in stages.items()
+    }
+    written = [file for file in root.rglob("*") if file.is_file()]
+    assert [file for file in written if b"hunter2" in file.read_bytes()] == []
+
+
+def test_no_password_is_told_when_a_stage_fails_without_its_server(root: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://team:hunter2@127.0.0.1:{free.getsockname()[1]}"
+    script = (
+        "from techloop.tracking import track\n"
+        "with track('stage', {}) as run:\n    run.log({'loss': 1.0}, 1)\n    raise OSError('burst')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=root,
+        env=os.environ | {"MLFLOW_TRACKING_URI": address},
+        capture_output=True,
+        text=True,
+    )
+    assert "burst" in done.stderr
+    assert "cannot be reached" in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+    [waiting] = (root / "mlruns" / "waiting").iterdir()
+    assert "burst" in waiting.read_text()
+    assert "hunter2" not in waiting.read_text()
+
+
+@pytest.mark.parametrize(
+    "address", ["htp://team:hunter2@host", "http://team:hun/ter2@host", "https://[::1", "host:5000"]
+)
+def test_what_is_no_address_is_refused_and_not_repeated(
+    root: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(ValueError, match="is no address") as refused, track("stage", {}):
+        pass
+    assert "hun" not in str(refused.value)
+
+
+def test_an_address_is_shown_without_its_password() -> None:
+    assert shown_address("https://team:hunter2@runs.example.org:8443/mlflow") == (
+        "https://runs.example.org:8443"
+    )
+    assert shown_address("postgresql://team:hunter2@db.example.org/runs") == "postgresql"
+
+
+def test_a_database_that_is_away_stops_no_stage(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # MLflow's own take 100 s
+    (root / "folder").mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'folder'}")
+    with pytest.warns(UserWarning, match=r"cannot be reached \(OperationalError\)"):  # noqa: SIM117
+        with track("stage", {}):
+            pass
+    assert len(list((root / "mlruns" / "waiting").iterdir())) == 1
+
+
+def test_another_machine_may_be_quicker_to_make_the_experiment(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    with track("first", {}):
+        pass
+    ask, asked = MlflowClient.get_experiment_by_name, []
+
+    def late(client: MlflowClient, name: str) -> object:
+        asked.append(name)
+        return ask(client, name) if len(asked) > 1 else None
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", late)
+    with track("second", {}):
+        pass
+    assert len(asked) == 2
+    assert record(root, "second")["experiment_id"] == record(root, "first")["experiment_id"]
+
+
+def test_what_waits_is_delivered_once_and_keeps_no_other_run_from_its_work(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free.getsockname()[1]}")
+    with pytest.warns(UserWarning, match="cannot be reached"), track("early", {}):
+        pass
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    waiting = root / "mlruns" / "waiting"
+    [journal] = waiting.iterdir()
+    (waiting / "damaged.json").write_text("{")
+    refused = read_json(journal) | {"run_id": "0" * 32}
+    write_json(waiting / "deleted.json", refused)
+
+    with FileLock(root / "mlruns" / "waiting.lock"):
+        deliver(root)  # another process is at it
+    assert journal.exists()
+    with pytest.warns(UserWarning, match="cannot be delivered") as warned, track("next", {}):
+        pass
+    assert len(warned) == 2
+    assert runs(root, "early") == [("early", "FINISHED")]
+    assert runs(root, "next") == [("next", "FINISHED")]
+    assert {file.name for file in waiting.iterdir()} == {"damaged.json", "deleted.json"}

@@ -23,17 +23,30 @@ def free_port() -> str:
 
 
 def test_it_serves_the_repositorys_runs_to_this_machine_alone(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (root / "mlflow.db").touch()
     port = free_port()
     command = server_command(root, port)
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--port") + 1] == port
-    store = command.index("--backend-store-uri") + 1
-    assert command[store] == f"sqlite:///{root}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://db.example.org/runs")
-    assert server_command(root, port)[store] == "postgresql://db.example.org/runs"
+
+    served: list[tuple[list[str], str]] = []
+    monkeypatch.setattr(
+        ui.subprocess,
+        "run",
+        lambda c, env, **_: served.append((c, env["MLFLOW_BACKEND_STORE_URI"])),
+    )
+    monkeypatch.setattr(ui, "experiment_id", lambda root: "1")
+    main(port)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@db.example.org/runs")
+    main(port)
+    assert [store for _, store in served] == [
+        f"sqlite:///{root}/mlflow.db",
+        "postgresql://me:secret@db.example.org/runs",
+    ]
+    assert all("secret" not in " ".join(command) for command, _ in served)
+    assert "secret" not in capsys.readouterr().out
 
 
 def test_what_stands_in_its_way_is_said(root: Path) -> None:
