@@ -1,5 +1,6 @@
 """Each finding, provoked for real; where its remedy is a command, the command is run."""
 
+import os
 import re
 import shutil
 import socket
@@ -25,6 +26,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "DVC_NO_ANALYTICS", "DASK_SCHEDULER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
+    # What remedies name are this interpreter's programs.
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
