@@ -423,7 +423,7 @@ def compression(
         axes = figure.subplots(2, 2)
         cost = axes[0, 0]
         by_length = dict(zip(("smoothness", "midpoint", "coverage"), axes.flat[1:], strict=True))
-        for (which, what), of in measured.items():
+        for cell, ((which, what), of) in enumerate(measured.items()):
             look: dict[str, Any] = {
                 "color": colours[what],
                 "linestyle": lines[which],
@@ -438,13 +438,17 @@ def compression(
             cost.errorbar(
                 rate[:, 0], distance[:, 0], _reach(distance), _reach(rate), label=label, **look
             )
-            for at, length in enumerate(of["length"]):
+            first = which == regulariser[0]
+            for at, length in enumerate(of["length"] if what == objective[0] else ()):
                 spot = (rate[at, 0], distance[at, 0])
+                place = (-3, -3) if first else (3, 3)
+                side: dict[str, Any] = {"ha": "right", "va": "top"} if first else {}
                 cost.annotate(
-                    f"{length}", spot, (3, 3), textcoords="offset points", fontsize=6, color=GREY
+                    f"{length}", spot, place, textcoords="offset points", fontsize=7, **side
                 )
+            beside = of["length"] * 1.03 ** (cell - (len(measured) - 1) / 2)
             for key, ax in by_length.items():
-                ax.errorbar(of["length"], of[key][:, 0], _reach(of[key]), **look)
+                ax.errorbar(beside, of[key][:, 0], _reach(of[key]), **look)
             by_length["coverage"].plot(
                 of["length"], of["standard_coverage"][:, 0], ":", color=colours[what], linewidth=1
             )
@@ -456,9 +460,9 @@ def compression(
                 ax.annotate(
                     name,
                     (lengths[-1], values[-1, 0]),
-                    (0, 3),
+                    (8, 0),
                     textcoords="offset points",
-                    ha="right",
+                    va="center",
                     fontsize=7,
                     color="#555555",
                 )
