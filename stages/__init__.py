@@ -1,10 +1,16 @@
 """What every stage script shares: how it ends when a person made a mistake."""
 
+import errno
 import inspect
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+# A full or read-only disk, a quota, no permission, a file that may not grow.
+UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 
 def run_stage(main: Callable[..., None]) -> None:
@@ -22,22 +28,34 @@ def run_stage(main: Callable[..., None]) -> None:
     except TypeError:
         expected = " ".join(parameter.upper() for parameter in signature.parameters)
         sys.exit(f"usage: python -m stages.{name} {expected}".rstrip())
+    # As Ctrl-C would: the run is told how it ended, and what was trained is kept.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         main(*arguments)
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"{name}: {error}")
-    except OSError as error:  # a full or read-only disk, as a rule
+    except OSError as error:
         if _is_network(error):
             print(f"{name}: {error}. That may pass: run it again to go on.", file=sys.stderr)
             sys.exit(os.EX_TEMPFAIL)
+        if error.errno not in UNWRITABLE:
+            sys.exit(f"{name}: {error}")
         sys.exit(
             f"{name}: {error}. Nothing is half written: make room, or the place writable, and run "
-            "it again; it goes on where it was. `dvc checkout` brings back what was there before."
+            "it again; a training goes on where it was. `dvc checkout` brings back what was there "
+            "before."
         )
+    except RuntimeError as error:
+        if "closed by peer" not in str(error) and "reset by peer" not in str(error):
+            raise
+        traceback.print_exc()  # of several processes another one has ended, and says why
+        sys.exit(os.EX_TEMPFAIL)
 
 
 def _is_network(error: BaseException | None) -> bool:
     """Whether a connection is behind an error; libraries raise kinds of their own upon one."""
+    if isinstance(error, BrokenPipeError):  # of a pipeline in a shell
+        return False
     while error and not isinstance(error, ConnectionError | TimeoutError):
         error = error.__cause__ or error.__context__
     return error is not None

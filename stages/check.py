@@ -148,7 +148,8 @@ def _elsewhere(raw: Mapping[str, Any]) -> Iterator[None]:
         contextlib.chdir(folder),
         mock.patch.dict(os.environ, {"DVC_ROOT": folder, "TECHLOOP_WORKERS": "1"}),
     ):
-        for name in ("MLFLOW_TRACKING_URI", "DASK_SCHEDULER_ADDRESS", "TECHLOOP_DEVICES"):
+        several = ("TECHLOOP_DEVICES", "TECHLOOP_NODES", "TECHLOOP_STRATEGY")
+        for name in ("MLFLOW_TRACKING_URI", "DASK_SCHEDULER_ADDRESS", *several):
             os.environ.pop(name, None)
         YAML().dump(raw, Path("params.yaml"))
         yield

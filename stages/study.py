@@ -1,5 +1,7 @@
 """One run of the study: a VAE 2 of a regulariser, objective, length and seed, and its measures."""
 
+import os
+
 from stages import run_stage
 from techloop.params import LatentVAECell, load_params
 from techloop.tracking import track
@@ -10,6 +12,8 @@ def main(regulariser: str, objective: str, length: str, seed: str) -> None:
     from techloop.analysis.study import run_of_study
     from techloop.artifacts import write_json
 
+    for name in ("TECHLOOP_DEVICES", "TECHLOOP_NODES"):
+        os.environ.pop(name, None)  # many small trainings: each is for one device
     params = load_params()
     training = params.studied()
     name = f"{regulariser}-{objective}-{length}-{seed}"

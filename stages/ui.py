@@ -72,7 +72,7 @@ def main(port: str) -> None:
             subprocess.run(command, cwd=root, check=False, env=quiet | os.environ | store)
     else:
         print(f"{shown_address(tracking_address(root))} has the runs and a UI of its own")
-        open_browser(tracking_address(root))
+        open_browser(shown_address(tracking_address(root)))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def whole_folder(path: str | Path | UPath) -> Iterator[Path]:
             try:
                 new.rename(path)
             except OSError:
-                old.rename(path)
+                if old.exists():
+                    old.rename(path)
                 raise
             remove(old)
         else:

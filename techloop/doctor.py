@@ -358,7 +358,9 @@ def _checkpoints(root: Path) -> Iterator[Finding]:
     files = sorted(_files(root / "checkpoints"), key=lambda file: file.stat().st_mtime)
     if not files:
         return
-    told = f"{_size(_bytes(files))} of interrupted work, the oldest of {_when(files[0])}"
+    told = (
+        f"{_size(_bytes(files))} of interrupted or finished work, the oldest of {_when(files[0])}"
+    )
     if time.time() - files[0].stat().st_mtime > STALE_DAYS * 86_400:
         do = "`dvc repro` goes on with what still fits; if nothing is to, `rm -r checkpoints`"
         yield Finding("checkpoints", "note", told, do)

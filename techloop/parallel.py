@@ -6,6 +6,8 @@ norm, a discrepancy, free nats) are what they would be in one process.
 """
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -20,64 +22,85 @@ if TYPE_CHECKING:
 
 
 def precision_from_environment() -> str:
-    """`TECHLOOP_PRECISION`, as Lightning names them; environment, not a parameter.
+    """`TECHLOOP_PRECISION`: 32-true, bf16-mixed or 16-mixed; environment, not a parameter.
 
     By default bf16-mixed on a GPU and on a CPU that multiplies bfloat16 itself, 32-true elsewhere.
+
+    Raises:
+        ValueError: another one.
     """
     cpu = torch.cpu.get_capabilities()
     fast = pick_device().type == "cuda" or cpu.get("avx512_bf16") or cpu.get("amx_bf16")
-    return os.environ.get("TECHLOOP_PRECISION") or ("bf16-mixed" if fast else "32-true")
+    given = _one_of("TECHLOOP_PRECISION", ("32-true", "bf16-mixed", "16-mixed"))
+    return given or ("bf16-mixed" if fast else "32-true")
 
 
 def fabric_from_environment() -> "Fabric":
     """The devices of `TECHLOOP_DEVICES` (a number, or `auto` for all GPUs; by default one).
 
-    `TECHLOOP_STRATEGY` is how they work together, as Lightning names it (by default `ddp` for more
-    than one), `TECHLOOP_NODES` on how many machines. The first call starts the other processes,
+    `TECHLOOP_STRATEGY` is how they work together (`ddp`, which is the default for more than one),
+    `TECHLOOP_NODES` on how many machines. The first call starts the other processes,
     unless `torchrun` or Slurm has: each runs the same command, and the numbers are theirs.
 
     Raises:
-        ValueError: a number of devices or machines that is none.
+        ValueError: a number of devices or machines that is none, or an unknown strategy.
     """
     numbers = {}
     for name, started in zip(("TECHLOOP_DEVICES", "TECHLOOP_NODES"), _started(), strict=True):
-        given = os.environ.get(name) or started
+        given = started or os.environ.get(name) or "1"
         automatic = given == "auto" and name == "TECHLOOP_DEVICES"
         if not automatic and not (given.isdecimal() and int(given)):
             raise ValueError(f"{name}={given} is no number of 1 or more")
         numbers[name] = given
-    return _fabric(
-        pick_device().type,
-        numbers["TECHLOOP_DEVICES"],
-        int(numbers["TECHLOOP_NODES"]),
-        os.environ.get("TECHLOOP_STRATEGY") or "auto",
-        precision_from_environment(),
-    )
+    strategy = _one_of("TECHLOOP_STRATEGY", ("auto", "ddp")) or "auto"
+    devices, nodes = numbers.values()
+    count = max(1, torch.cuda.device_count()) if devices == "auto" else int(devices)
+    return _fabric(pick_device().type, count, int(nodes), strategy, precision_from_environment())
+
+
+def _one_of(name: str, known: tuple[str, ...]) -> str:
+    """A variable's value, or nothing; others than these are refused."""
+    given = os.environ.get(name, "")
+    if given and given not in known:
+        raise ValueError(f"{name}={given} is none of {', '.join(known)}")
+    return given
 
 
 def _started() -> tuple[str, str]:
-    """Processes a machine, and machines, that torchrun or Slurm has started; else one."""
+    """Processes a machine, and machines, that torchrun or Slurm has started; else nothing."""
     told = os.environ
     if here := told.get("LOCAL_WORLD_SIZE"):  # torchrun
         return here, str(int(told["WORLD_SIZE"]) // int(here))
     if "SLURM_PROCID" in told:
         return told.get("SLURM_NTASKS_PER_NODE", "1"), told.get("SLURM_NNODES", "1")
-    return "1", "1"
+    return "", ""
 
 
 @lru_cache(maxsize=1)
-def _fabric(device: str, devices: str, nodes: int, strategy: str, precision: Any) -> "Fabric":
+def _fabric(device: str, devices: int, nodes: int, strategy: str, precision: Any) -> "Fabric":
     from lightning_fabric import Fabric  # takes a second
+    from lightning_fabric.strategies import DDPStrategy
 
+    several = devices * nodes > 1 or strategy == "ddp"
     fabric = Fabric(
         accelerator=device,
-        devices=devices if devices == "auto" else int(devices),
+        devices=devices,
         num_nodes=nodes,
-        strategy=strategy,
+        # Buffers are constants of a training: each process has them as they are.
+        strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
         precision=precision,
     )
+    if os.environ.get("LOCAL_RANK", "0") != "0" and not any(_started()):
+        # Started by the first, which looks after the others, but nobody after the first.
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     fabric.launch()
     return fabric
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def processes() -> tuple[int, int]:

@@ -59,7 +59,8 @@ class _Journal:
     tags: dict[str, str]
     params: dict[str, str]
     collects: list[str]
-    process: int  # that writes it
+    process: int  # that writes it, on this machine
+    machine: str
     run_id: str = ""
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
     artifacts: list[str] = field(default_factory=list)
@@ -185,7 +186,7 @@ class Run:
             raise error
         if not self._again_at:
             warnings.warn(
-                f"the tracking server at {self.address} cannot be reached "
+                f"the tracking server at {self.address} cannot be reached, or lets nobody in "
                 f"({type(error).__name__}); this goes on, and what there is to log waits in "
                 f"{WAITING} until a stage finds the server again. `techloop doctor` looks at it.",
                 stacklevel=2,
@@ -232,7 +233,10 @@ def _deliver(root: Path, file: Path) -> None:
     rows = [(k, math.nan if v is None else v, ms, step) for k, v, ms, step in kept["metrics"]]
     journal = _Journal(**kept | {"metrics": rows})
     if journal.status == "RUNNING":
-        if psutil.pid_exists(journal.process):
+        if journal.machine != platform.node():
+            if time.time() - file.stat().st_mtime < 2 * TRY_AGAIN_S:
+                return  # in use there
+        elif psutil.pid_exists(journal.process):
             return
         journal.status = "KILLED"
     Run(root, journal, file).end(journal.status, journal.error)
@@ -300,6 +304,7 @@ def track(
         params={_key(k): str(v)[:LONGEST] for k, v in _flat(told).items()},
         collects=list(collects),
         process=os.getpid(),
+        machine=platform.node(),
     )
     run = Run(root, journal)
     with _PeakMemory() as peak:
@@ -378,7 +383,8 @@ def shown_address(address: str) -> str:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return parts.scheme
-    return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path.rstrip('/')}"
 
 
 def experiment_id(root: Path) -> str:
@@ -512,7 +518,7 @@ class _Parent:
         """What is known of a stage's run; nothing if it has not run, or its file is damaged."""
         with contextlib.suppress(ValueError):
             record = read_json(self._runs / f"{stage}.json")
-            if isinstance(record, dict) and "run_id" in record:
+            if isinstance(record, dict) and record.get("run_id"):
                 return record
         return {}
 
@@ -572,9 +578,8 @@ def _connect(root: Path) -> tuple[Any, str, str]:
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault(
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
-    )  # and the password in it
+    # With the password in it.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # we try again ourselves
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow import MlflowClient, MlflowException
@@ -602,8 +607,9 @@ def _connect(root: Path) -> tuple[Any, str, str]:
 
 def _rows(metrics: Mapping[str, float], step: int) -> list[tuple[str, float, int, int]]:
     """Metrics of now, as MLflow takes them."""
-    now_ms = int(time.time() * 1000)
-    return [(_key(k), float(v), now_ms, step) for k, v in metrics.items()]
+    now_ms, most = int(time.time() * 1000), sys.float_info.max
+    # NaN passes both: what is kept for later knows no infinity, but NaN.
+    return [(_key(k), min(max(float(v), -most), most), now_ms, step) for k, v in metrics.items()]
 
 
 def _send(client: Any, run_id: str, rows: Sequence[tuple[str, float, int, int]]) -> None:

@@ -9,6 +9,14 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
+LONG = ("test_pipeline.py", "test_tracking.py", "test_parallel.py", "test_flow.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes come first, or one process would be at them when all else is done."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session")
 def loops_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`data/loops` of 60 rendered bars, in several shards."""

@@ -358,6 +358,8 @@ def test_stale_checkpoints(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "checkpoints" / "0123").mkdir(parents=True)
     (root / "checkpoints" / "0123" / "last.pt").write_bytes(bytes(1_500_000))
     assert one(root, "checkpoints").level == "ok"
-    assert one(root, "checkpoints").told.startswith("1.5 MB of interrupted work, the oldest of 20")
+    assert one(root, "checkpoints").told.startswith(
+        "1.5 MB of interrupted or finished work, the oldest of 20"
+    )
     monkeypatch.setattr(doctor, "STALE_DAYS", 0)
     assert one(root, "checkpoints").level == "note"

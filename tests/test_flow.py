@@ -48,7 +48,7 @@ if kind == "meet":
     Path(f"met-{name}").touch()
     wait_for("met-left" if name == "right" else "met-right")
 if kind == "slot":
-    time.sleep(1.5)
+    time.sleep(4)
 if kind == "wrong" or (kind == "tempfail" and not again):
     sys.exit(os.EX_TEMPFAIL if kind == "tempfail" else 1)
 if kind == "killed" and not again:

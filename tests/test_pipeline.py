@@ -80,7 +80,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["prepare_loops"]["synth"]["loops"] = 240
     params["train_audio_vae"]["cells"].pop("wae")
     params["study"] |= {"regulariser": ["kl"], "objective": ["posterior"], "length": [1]}
-    params["study"]["seed"] = [0, 1]
+    params["study"]["seed"] = [0]
     params["evaluate_smoothness"]["paths"] = 4
     params["evaluate_generation"] |= {"loops": 24, "seeds": 2}
     params["evaluate_prior"]["loops"] = 24
@@ -149,7 +149,7 @@ def test_a_clone_pulls_what_was_pushed_and_nothing_runs_again(
 
 def test_the_study_is_made_when_asked_for_and_reported(repository: Path) -> None:
     said = run(repository, "dvc", "repro", "study/dvc.yaml")
-    assert said.count("> python -m stages.study ") == 2
+    assert said.count("> python -m stages.study ") == 1
     assert "> python -m stages.train_audio_vae" not in said
     table = pd.read_csv(repository / "reports" / "study" / "summary" / "study.csv")
     assert table[["regulariser", "objective", "length"]].to_numpy().tolist() == [
@@ -195,7 +195,7 @@ def hashes(repository: Path) -> dict[str, str]:
     outs = [out for stage in lock["stages"].values() for out in stage["outs"]]
     made = {out["path"]: out["md5"] for out in outs if not out["path"].startswith("reports/runs/")}
     page = (repository / "reports" / "index.html").read_text(encoding="utf-8")
-    return made | {"reports/index.html": re.sub(r"<tr>.*</td><td>\d+ MB</td>.*</tr>", "", page)}
+    return made | {"reports/index.html": re.sub(r"<tr>.*</td><td>[\d,]+ MB</td>.*</tr>", "", page)}
 
 
 def begun(repository: Path, stage: str) -> subprocess.Popen:
@@ -238,17 +238,18 @@ def copy(repository: Path, tmp_path: Path) -> Path:
 def test_twice_from_scratch_is_the_same_though_each_long_stage_is_killed_once(
     repository: Path, copy: Path
 ) -> None:
-    draw = random.Random(0)
+    draw, cut_off = random.Random(0), 0
     for stage in LONG:
         process = begun(copy, stage)
-        time.sleep(draw.uniform(2, 8))
-        killed(process)
+        time.sleep(draw.uniform(1, 6))
+        cut_off += killed(process)
+    assert cut_off > 1
     run(copy, "dvc", "repro")
     assert hashes(copy) == hashes(repository)
     assert "Running stage" not in run(copy, "dvc", "repro")
     assert not list((copy / "data").glob("**/.*-new-*"))
     assert not list((copy / "data").glob("**/.*-parts"))
-    assert not any((copy / "checkpoints").iterdir())
+    assert {p.name for p in copy.glob("checkpoints/*/*")} == {"finished.pt"}
 
 
 @pytest.mark.slow

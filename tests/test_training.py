@@ -1,6 +1,8 @@
 import json
 import math
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +36,15 @@ class PowerCut(Exception):
     pass
 
 
-def line(checkpoints: Path, fail_at: int | None = None, **kwargs) -> tuple[nn.Module, list]:
+def line(
+    checkpoints: Path, fail_at: int | None = None, *, step_fails: bool = False, **kwargs
+) -> tuple[nn.Module, list]:
     """Fit y = w x to noisy targets, all randomness from the step's generator."""
     torch.manual_seed(0)
     model, logged = nn.Linear(3, 1), []
 
     def step(net, rows, draw, seen):
-        if seen == fail_at:
+        if seen == fail_at or step_fails:
             raise PowerCut
         x = torch.tensor(rows)[:, None] / 20 + torch.randn(len(rows), 3, generator=draw)
         return {"loss": (net(x) - x.sum(1, keepdim=True)).square().mean()}
@@ -67,6 +71,14 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     assert history == history_resumed
 
 
+def test_a_finished_training_is_not_lost_if_what_follows_it_fails(tmp_path: Path) -> None:
+    whole, history = line(tmp_path)
+    assert [p.name for p in tmp_path.glob("*/*")] == ["finished.pt"]
+    again, history_again = line(tmp_path, fail_at=None, step_fails=True)
+    assert torch.equal(whole.weight, again.weight)
+    assert history == history_again
+
+
 def test_another_identity_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(PowerCut):
         line(tmp_path, fail_at=44)
@@ -85,7 +97,8 @@ def test_it_learns_and_keeps_a_history(tmp_path: Path) -> None:
 
 
 def test_the_seed_matters(tmp_path: Path) -> None:
-    assert not torch.equal(line(tmp_path, seed=1)[0].weight, line(tmp_path, seed=2)[0].weight)
+    one, two = (line(tmp_path / str(seed), seed=seed)[0].weight for seed in (1, 2))
+    assert not torch.equal(one, two)
 
 
 def test_a_loss_that_is_no_number_stops_and_names_step_loops_and_checkpoint(
@@ -194,7 +207,8 @@ def test_nothing_in_a_step_waits_for_the_device(
     for loops in (40, 120):
         asked.clear()
         logs.clear()
-        cadence = {"loops": loops, "validate_every_loops": loops}
+        every = ("loops", "validate_every_loops", "checkpoint_every_loops")
+        cadence = dict.fromkeys(every, loops)
         params = small_params().train_audio_vae
         params = params.model_copy(update={"training": TRAINING.model_copy(update=cadence)})
         train_audio_vae(
@@ -237,7 +251,20 @@ def test_an_audio_vae_folder(audio_vae_folder: Path) -> None:
     metrics = json.loads((audio_vae_folder / "metrics.json").read_text())
     assert metrics["log_distance"] == pytest.approx(validation["log_distance"].iloc[-1])
     assert AudioVAE.load(audio_vae_folder).latent_dim == 4
-    assert not list((audio_vae_folder.parent / "checkpoints").glob("*"))
+    assert not list((audio_vae_folder.parent / "checkpoints").glob("*/last.pt"))
+
+
+def test_what_a_training_came_to_is_kept_for_a_day(loops_folder: Path, tmp_path: Path) -> None:
+    first, second = (
+        small_params().train_audio_vae.cell("kl").model_copy(update={"weight": weight})
+        for weight in (0.01, 0.02)
+    )
+    train_small_audio_vae(loops_folder, tmp_path / "vae", first)
+    [kept] = tmp_path.glob("checkpoints/*/finished.pt")
+    os.utime(kept, (0, time.time() - 86_500))
+    train_small_audio_vae(loops_folder, tmp_path / "vae", second)
+    assert not kept.exists()
+    assert len(list(tmp_path.glob("checkpoints/*"))) == 1
 
 
 def test_training_is_reproducible_and_survives_an_interruption(

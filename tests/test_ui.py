@@ -77,4 +77,4 @@ def test_a_server_has_a_ui_of_its_own(
     said = capsys.readouterr().out
     assert "https://ml.example.org:8080" in said
     assert "secret" not in said
-    assert opened == [address] * window
+    assert opened == ["https://ml.example.org:8080"] * window  # an argument, which others see

@@ -5,7 +5,9 @@ import io
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ Validate = Callable[[nn.Module], dict[str, float]]
 WARMUP_SHARE = 0.02  # of all loops: the learning rate rises, then falls to zero as a cosine
 LOGS_PER_VALIDATION = 5
 GRADIENT_NORM = 1.0
+KEPT_S = 86_400  # what a training came to, in case that what follows it fails
 
 
 def train_into(
@@ -60,6 +63,10 @@ def train_into(
     import pandas as pd
 
     whole_identity = {"network": type(model).__name__, **identity, **notes}
+    for old in checkpoints.glob("*/finished.pt"):
+        with suppress(FileNotFoundError):  # another training may be quicker
+            if time.time() - old.stat().st_mtime > KEPT_S:
+                shutil.rmtree(old.parent)
     history = fit(
         trained or model,
         step,
@@ -85,7 +92,6 @@ def train_into(
         write_json(new / "metrics.json", metrics)
         for name, source in (beside or {}).items():
             shutil.copytree(source, new / name)
-    shutil.rmtree(checkpoint_folder(whole_identity, checkpoints), ignore_errors=True)
     return metrics
 
 
@@ -114,25 +120,31 @@ def fit(
         ids: of the loops of the training split.
         identity: all that determines the result; a checkpoint of another identity is not resumed.
         log: called with named numbers, prefixed by their split, and the loops seen.
-        checkpoints: folder of `<hash of identity>/last.pt`, which stays.
+        checkpoints: folder of `<hash of identity>/last.pt`, or of `finished.pt` after the last
+            step, with which the same call is done at once.
 
     Returns:
         The history: one row a log, `loops_seen`, `split`, then the metrics.
 
     Raises:
         ValueError: the processes cannot have equal shares of a batch.
-        FloatingPointError: the loss is no longer finite.
+        FloatingPointError: the loss or a weight is no longer finite.
     """
     fabric = fabric_from_environment()
     optimizer = optimizer_of(model, training.learning_rate)
     wrapped, optimizer = fabric.setup(model, optimizer)
-    last = checkpoint_folder(identity, checkpoints) / "last.pt"
+    folder = checkpoint_folder(identity, checkpoints)
+    last, finished = folder / "last.pt", folder / "finished.pt"
     first, history = 0, list[dict[str, Any]]()
-    if last.exists():
-        saved = torch.load(last, map_location=fabric.device, weights_only=True)
+    # Read by one for all: they may be on machines with folders of their own.
+    here = [path.read_bytes() for path in (finished, last) if path.exists()]
+    if kept := fabric.broadcast(here[0] if here and fabric.is_global_zero else b""):
+        saved = torch.load(io.BytesIO(kept), map_location=fabric.device, weights_only=True)
         model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
         first, history = saved["step"], saved["history"]
+        if "optimizer" in saved:
+            optimizer.load_state_dict(saved["optimizer"])
+            fabric.strategy.precision.load_state_dict(saved["precision"])
 
     loops = len(ids)
     batch = min(training.batch_size, loops)
@@ -148,6 +160,15 @@ def fit(
     save_every = log_every * max(1, training.checkpoint_every_loops // (log_every * batch))
     draw = torch.Generator(fabric.device)
     totals = _Means()
+
+    def stopped(what: str, step: int) -> FloatingPointError:
+        rows = ", ".join(ids[row] for row in batch_rows(step, loops, batch, seed))
+        return FloatingPointError(
+            f"{what} at step {step} ({step * batch} loops seen), of the loops {rows}. The rate "
+            f"{training.learning_rate:g} may be too high, or one of them damaged. The last good "
+            f"checkpoint is {last if last.exists() else 'none'}; the same command goes on from "
+            "there."
+        )
 
     def record(split: str, seen: int, metrics: Mapping[str, float]) -> None:
         history.append({"loops_seen": seen, "split": split, **metrics})
@@ -179,13 +200,7 @@ def fit(
             means, losses = totals.take()
             for at, loss in enumerate(losses, i + 1 - len(losses)):
                 if not math.isfinite(loss):
-                    seen_then = ", ".join(ids[row] for row in batch_rows(at, loops, batch, seed))
-                    raise FloatingPointError(
-                        f"the loss is {loss} at step {at} ({at * batch} loops seen), of the loops "
-                        f"{seen_then}. The rate {training.learning_rate:g} may be too high, or one "
-                        "of them damaged. The last good checkpoint is "
-                        f"{last if last.exists() else 'none'}; the same command goes on from there."
-                    )
+                    raise stopped(f"the loss is {loss}", at)
             record("train", seen, means)
             bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
         if ends or (i + 1) % validate_every == 0:
@@ -193,16 +208,19 @@ def fit(
             with torch.no_grad():
                 record("validation", seen, validate(model))
             model.train()
-        if not ends and (i + 1) % save_every == 0 and fabric.is_global_zero:
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": i + 1,
-                "history": history,
-            }
-            # In memory first: of a full disk torch would not say that it is full.
-            torch.save(state, content := io.BytesIO())
-            write_whole(last, content.getvalue())
+        if ends or (i + 1) % save_every == 0:
+            if not torch.stack([weight.isfinite().all() for weight in model.parameters()]).all():
+                raise stopped("a weight is no longer finite", i)
+            if fabric.is_global_zero:
+                state = {"model": model.state_dict(), "step": i + 1, "history": history}
+                if not ends:
+                    state["optimizer"] = optimizer.state_dict()
+                    state["precision"] = fabric.strategy.precision.state_dict()
+                # In memory first: of a full disk torch would not say that it is full.
+                torch.save(state, content := io.BytesIO())
+                write_whole(finished if ends else last, content.getvalue())
+    if fabric.is_global_zero:
+        last.unlink(missing_ok=True)
     bar.close()
     model.eval()
     return history
