@@ -619,7 +619,7 @@ def test_what_is_no_address_is_refused_and_not_repeated(
 
 def test_an_address_is_shown_without_its_password() -> None:
     assert shown_address("https://team:hunter2@runs.example.org:8443/mlflow") == (
-        "https://runs.example.org:8443"
+        "https://runs.example.org:8443/mlflow"
     )
     assert shown_address("postgresql://team:hunter2@db.example.org/runs") == "postgresql"
 
@@ -630,7 +630,7 @@ def test_a_database_that_is_away_stops_no_stage(
     monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # MLflow's own take 100 s
     (root / "folder").mkdir()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'folder'}")
-    with pytest.warns(UserWarning, match=r"cannot be reached \(OperationalError\)"):  # noqa: SIM117
+    with pytest.warns(UserWarning, match=r"cannot be reached.* \(OperationalError\)"):  # noqa: SIM117
         with track("stage", {}):
             pass
     assert len(list((root / "mlruns" / "waiting").iterdir())) == 1
