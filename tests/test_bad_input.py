@@ -464,7 +464,6 @@ PROGRAM = """
 import re, sys, pathlib
 from techloop.preparation import prepare_loops
 from techloop.sources.folder import FolderSource
-from tests.made_loops import contents
 from tests.made_source import RECIPE, settings
 folder = pathlib.Path(sys.argv[1])
 prepare_loops(FolderSource(folder / "in"), folder / "loops", RECIPE, **settings(folder))

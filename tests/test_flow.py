@@ -380,3 +380,16 @@ def test_a_stage_says_whether_it_may_pass(
         assert capsys.readouterr().err.startswith("some: ")
     else:
         assert code in str(ended.value.code)  # a message: printed, and 1
+
+
+def test_where_another_process_of_a_training_ended_it_may_pass(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]")
+
+    monkeypatch.setattr(sys, "argv", ["stages/some.py"])
+    with pytest.raises(SystemExit) as ended:
+        stages.run_stage(main)
+    assert ended.value.code == os.EX_TEMPFAIL
+    assert "closed by peer" in capsys.readouterr().err
