@@ -55,10 +55,11 @@ sweep: .venv/installed  ## what the weight of each regulariser does: benchmarks/
 	$(BIN)/dvc repro prepare_loops
 	$(BIN)/python benchmarks/sweep.py data/loops --out benchmarks
 
+# PYTEST="-m 'not slow'" is all that CI runs.
 # A file a core, and one thread in each: threads that wait for one another on a busy core crawl.
 test: .venv/installed
 	OMP_NUM_THREADS=1 TECHLOOP_QUICK=1 $(BIN)/python -m pytest --nbmake \
-		--numprocesses auto --dist loadfile --no-loadscope-reorder
+		--numprocesses auto --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -43,6 +43,9 @@ class Machine:
     """
 
     def __init__(self, slots: int | None) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # A shell has what it starts in the background ignore it, and all that this starts too.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         gpus = gpus_of_slots()
         self.dvc = threading.Lock()
         self._free: Queue[str | None] = Queue()
