@@ -259,7 +259,7 @@ def test_twice_from_scratch_is_the_same_though_each_long_stage_is_killed_once(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("stage", LONG)
 def test_killed_ten_times_a_stage_ends_the_same(copy: Path, stage: str) -> None:
     params = YAML(typ="safe").load(copy / "params.yaml")
