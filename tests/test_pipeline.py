@@ -59,23 +59,15 @@ def run(folder: Path, *command: str, fails: bool = False) -> str:
     return done.stdout + done.stderr
 
 
-def copied(source: Path, folder: Path) -> None:
-    """What `dvc repro` needs, and nothing that it makes."""
+def copied(folder: Path) -> Path:
+    """A copy of what `dvc repro` needs, with one cell a level and sizes of seconds; nothing run."""
     for name in COPIED:
-        place, target = source / name, folder / name
+        place, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if place.is_dir():
             shutil.copytree(place, target, ignore=shutil.ignore_patterns("__pycache__", "dvc.lock"))
         else:
             shutil.copy(place, target)
-    run(folder, "git", "init", "--quiet")
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy with one cell a level, sizes of seconds, and everything run."""
-    folder = tmp_path_factory.mktemp("repository")
-    copied(ROOT, folder)
     params = small_params().model_dump()
     params["prepare_loops"]["synth"]["loops"] = 240
     params["train_audio_vae"]["cells"].pop("wae")
@@ -90,6 +82,14 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cells = params["train_latent_vae"]["cells"]
     params["train_latent_vae"]["cells"] = {"kl-posterior-4": cells["kl-posterior-4"]}
     YAML().dump(params, folder / "params.yaml")
+    run(folder, "git", "init", "--quiet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a copy, and everything run."""
+    folder = copied(tmp_path_factory.mktemp("repository"))
     run(folder, "dvc", "repro")
     return folder
 
@@ -233,11 +233,9 @@ def killed(process: subprocess.Popen) -> bool:
 
 
 @pytest.fixture
-def copy(repository: Path, tmp_path: Path) -> Path:
-    """Of the repository, nothing run."""
-    copied(repository, tmp_path)
-    shutil.copy(repository / "params.yaml", tmp_path)
-    return tmp_path
+def copy(tmp_path: Path) -> Path:
+    """Another one, nothing run."""
+    return copied(tmp_path)
 
 
 @pytest.mark.ci
