@@ -273,7 +273,10 @@ def test_killed_ten_times_a_stage_ends_the_same(copy: Path, stage: str) -> None:
     for kill in range(10):
         shutil.rmtree(out)
         shutil.rmtree(copy / "checkpoints", ignore_errors=True)  # or it would be done at once
-        shutil.rmtree(copy / ".dvc" / "cache" / "runs", ignore_errors=True)  # or DVC remembers it
+        lock = YAML(typ="safe").load(copy / "dvc.lock")
+        del lock["stages"][stage]  # nor may DVC remember it
+        YAML().dump(lock, copy / "dvc.lock")
+        shutil.rmtree(copy / ".dvc" / "cache" / "runs")
         process = begun(copy, stage)
         moment_s = draw.uniform(0, 3 + wall_s)  # the imports take some time before it begins
         time.sleep(moment_s)
