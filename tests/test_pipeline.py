@@ -269,8 +269,8 @@ def test_killed_ten_times_a_stage_ends_the_same(copy: Path, stage: str) -> None:
     out = copy / "data" / stage.replace("train_", "").replace("extract_", "").replace("@", "/")
     out = copy / "data" / "loops" if stage == "prepare_loops" else out
     before, draw, interrupted = contents(out), random.Random(stage), 0
-    wall_s = read_json(copy / "reports" / "runs" / f"{stage}.json")["wall_s"]
-    for kill in range(10):
+    takes_s = 3 + read_json(copy / "reports" / "runs" / f"{stage}.json")["wall_s"]  # with imports
+    for kill in range(30):
         shutil.rmtree(out)
         shutil.rmtree(copy / "checkpoints", ignore_errors=True)  # or it would be done at once
         lock = YAML(typ="safe").load(copy / "dvc.lock")
@@ -278,10 +278,11 @@ def test_killed_ten_times_a_stage_ends_the_same(copy: Path, stage: str) -> None:
         YAML().dump(lock, copy / "dvc.lock")
         shutil.rmtree(copy / ".dvc" / "cache" / "runs")
         process = begun(copy, stage)
-        moment_s = draw.uniform(0, 3 + wall_s)  # the imports take some time before it begins
+        moment_s = draw.uniform(0, takes_s)
         time.sleep(moment_s)
         going = killed(process)
         interrupted += going
+        takes_s = takes_s if going else moment_s  # machines differ from one minute to the next
         assert going or out.exists()
         assert not out.exists() or contents(out) == before
         kept = [p.name for p in copy.glob("checkpoints/*/last.pt")]
@@ -290,4 +291,6 @@ def test_killed_ten_times_a_stage_ends_the_same(copy: Path, stage: str) -> None:
         print(
             f"{stage}, {kill + 1}: after {moment_s:.1f} s, {'cut off' if going else 'done'}, {kept}"
         )
-    assert interrupted >= 5
+        if interrupted == 10:
+            break
+    assert interrupted == 10
