@@ -28,8 +28,7 @@ def run_stage(main: Callable[..., None]) -> None:
     except TypeError:
         expected = " ".join(parameter.upper() for parameter in signature.parameters)
         sys.exit(f"usage: python -m stages.{name} {expected}".rstrip())
-    # As Ctrl-C would: the run is told how it ended, and what was trained is kept.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    leave_when_told()  # the run is told how it ended, and what was trained is kept
     try:
         main(*arguments)
     except (ValueError, FloatingPointError) as error:
@@ -50,6 +49,11 @@ def run_stage(main: Callable[..., None]) -> None:
             raise
         traceback.print_exc()  # of several processes another one has ended, and says why
         sys.exit(os.EX_TEMPFAIL)
+
+
+def leave_when_told() -> None:
+    """Have SIGTERM end this process as Ctrl-C would, with whatever is to be done on the way out."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _is_network(error: BaseException | None) -> bool:

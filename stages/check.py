@@ -98,15 +98,16 @@ def main(memory_gb: str = "24") -> None:
     card = Card(memory_gb=float(memory_gb))
     params, pipeline = load_params(), YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
     raw = params.model_dump()
-    list(merged(raw, LITTLE))
+    merged(raw, LITTLE)
     small = check_params(raw, "params.yaml, for little data")
     began, found = time.monotonic(), dict[str, Estimate]()
     print(f"{'':44}parameters  GFLOP a step     PFLOP     GB    hours")
     with _elsewhere(raw):
         for stage, body in pipeline.items():
             cells = _cells(body, raw)
-            alike = len(cells) if stage.startswith("evaluate_") else 1
-            for cell in cells[: len(cells) // alike]:
+            tried = cells[:1] if stage.startswith("evaluate_") else cells
+            alike = len(cells) // len(tried)
+            for cell in tried:
                 name = "@".join((stage, *cell)) + (f" (x {alike})" if alike > 1 else "")
                 meter = _run(stage, cell)
                 if meter.steps:
@@ -174,9 +175,9 @@ def _run(stage: str, cell: tuple[str, ...]) -> "Meter":
             metered() as meter,
         ):
             importlib.import_module(f"stages.{stage}").main(*cell)
-    except Exception as error:
-        if isinstance(error, ValueError):
-            raise ValueError(f"{'@'.join((stage, *cell))}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{'@'.join((stage, *cell))}: {error}") from None
+    except Exception:
         sys.stderr.write(said.getvalue())
         raise
     shutil.rmtree("mlruns", ignore_errors=True)  # a copy of each model

@@ -18,6 +18,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stages import leave_when_told
+
 
 class Planned(NamedTuple):
     """A stage to run: those it waits for, and whether it takes a slot."""
@@ -120,8 +122,7 @@ def main() -> None:
 
     # Of Ctrl-C a temporary server must not hear, or nobody is left to be told; the flow does again.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    # Told to end, it leaves as after Ctrl-C, and a temporary server ends with it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    leave_when_told()  # a temporary server ends with it
     try:
         end: Any = techloop(slots, return_state=True)
     except KeyboardInterrupt:

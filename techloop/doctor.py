@@ -152,8 +152,9 @@ def _devices(_: Path) -> Iterator[Finding]:
 
 
 def _room(root: Path) -> Iterator[Finding]:
-    told = f"{shutil.disk_usage(root).free / 1e9:.1f} GB free here; the demo takes {DISK_GB:g}"
-    if shutil.disk_usage(root).free < DISK_GB * 1e9:
+    free_gb = shutil.disk_usage(root).free / 1e9
+    told = f"{free_gb:.1f} GB free here; the demo takes {DISK_GB:g}"
+    if free_gb < DISK_GB:
         do = "`dvc gc --workspace` drops all of DVC's cache but the outputs of this checkout"
         yield Finding("disk", "problem", told, do)
     else:

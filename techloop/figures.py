@@ -424,12 +424,13 @@ def compression(
         cost = axes[0, 0]
         by_length = dict(zip(("smoothness", "midpoint", "coverage"), axes.flat[1:], strict=True))
         for cell, ((which, what), of) in enumerate(measured.items()):
+            first = which == regulariser[0]
             look: dict[str, Any] = {
                 "color": colours[what],
                 "linestyle": lines[which],
                 "marker": "o",
                 "markersize": 4,
-                "markerfacecolor": colours[what] if which == regulariser[0] else "white",
+                "markerfacecolor": colours[what] if first else "white",
                 "capsize": 2,
                 "elinewidth": 0.8,
             }
@@ -438,14 +439,12 @@ def compression(
             cost.errorbar(
                 rate[:, 0], distance[:, 0], _reach(distance), _reach(rate), label=label, **look
             )
-            first = which == regulariser[0]
+            side: dict[str, Any] = {"xytext": (3, 3)}
+            if first:
+                side = {"xytext": (-3, -3), "ha": "right", "va": "top"}
             for at, length in enumerate(of["length"] if what == objective[0] else ()):
                 spot = (rate[at, 0], distance[at, 0])
-                place = (-3, -3) if first else (3, 3)
-                side: dict[str, Any] = {"ha": "right", "va": "top"} if first else {}
-                cost.annotate(
-                    f"{length}", spot, place, textcoords="offset points", fontsize=7, **side
-                )
+                cost.annotate(f"{length}", spot, textcoords="offset points", fontsize=7, **side)
             beside = of["length"] * 1.03 ** (cell - (len(measured) - 1) / 2)
             for key, ax in by_length.items():
                 ax.errorbar(beside, of[key][:, 0], _reach(of[key]), **look)

@@ -45,15 +45,15 @@ def fabric_from_environment() -> "Fabric":
     Raises:
         ValueError: a number of devices or machines that is none, or an unknown strategy.
     """
-    numbers = {}
+    numbers = []
     for name, started in zip(("TECHLOOP_DEVICES", "TECHLOOP_NODES"), _started(), strict=True):
         given = started or os.environ.get(name) or "1"
         automatic = given == "auto" and name == "TECHLOOP_DEVICES"
         if not automatic and not (given.isdecimal() and int(given)):
             raise ValueError(f"{name}={given} is no number of 1 or more")
-        numbers[name] = given
+        numbers.append(given)
     strategy = _one_of("TECHLOOP_STRATEGY", ("auto", "ddp")) or "auto"
-    devices, nodes = numbers.values()
+    devices, nodes = numbers
     count = max(1, torch.cuda.device_count()) if devices == "auto" else int(devices)
     return _fabric(pick_device().type, count, int(nodes), strategy, precision_from_environment())
 
@@ -123,6 +123,11 @@ def drawn(
     rank, count = processes()
     whole = (size[0] * count, *size[1:])
     return random(*arguments, whole, generator=draw, device=draw.device)[rank::count]
+
+
+def drawn_normal(mu: Tensor, sigma: Tensor, draw: torch.Generator) -> Tensor:
+    """This process's share of a draw of N(mu, sigma^2), as `blocks.sample` makes of a whole."""
+    return mu + sigma * drawn(torch.randn, size=mu.shape, draw=draw)
 
 
 def gathered(x: Tensor) -> Tensor:

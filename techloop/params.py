@@ -279,16 +279,24 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         ValueError: it is not there, is no YAML, has an unknown, missing or wrong value (each named
             with its place, and what may stand there), or names an impossible grid.
     """
+    return check_params(read_yaml(path, YAML(typ="safe")), path)
+
+
+def read_yaml(path: str | Path, yaml: YAML) -> Any:
+    """What a YAML file at the top of the repository holds.
+
+    Raises:
+        ValueError: it is not there, or is no YAML.
+    """
     path = Path(path)
     try:
-        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
             f"{path} is not there; run from the top of the repository, where it lies"
         ) from None
     except YAMLError as error:
         raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
-    return check_params(raw, path)
 
 
 def check_params(raw: object, where: str | Path) -> Params:

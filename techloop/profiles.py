@@ -4,15 +4,15 @@ They are written there, not laid over it, so that params.yaml alone says what a 
 DVC sees what is out of date.
 """
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 
 from techloop.artifacts import write_whole
-from techloop.params import check_params
+from techloop.params import check_params, read_yaml
 
 
 def use_profile(name: str, top: str | Path = ".") -> list[str]:
@@ -39,17 +39,10 @@ def use_profile(name: str, top: str | Path = ".") -> list[str]:
         )
     yaml = YAML()  # with comments, and numbers as they are written
     yaml.preserve_quotes, yaml.width = True, 4096
-    try:
-        params, profile = (
-            yaml.load(path.read_text(encoding="utf-8")) for path in (file, folder / f"{name}.yaml")
-        )
-    except YAMLError as error:
-        raise ValueError(f"no valid YAML: {' '.join(str(error).split())}") from None
-    except FileNotFoundError:
-        raise ValueError(f"{file} is not there; run from the top of the repository") from None
+    params, profile = (read_yaml(path, yaml) for path in (file, folder / f"{name}.yaml"))
     if not isinstance(params, MutableMapping) or not isinstance(profile, MutableMapping):
         raise ValueError(f"{file} or {folder / name}.yaml has no sections")
-    changes = list(merged(params, profile))
+    changes = merged(params, profile)
     text = StringIO()
     yaml.dump(params, text)
     check_params(YAML(typ="safe").load(text.getvalue()), f"{file} with {name}.yaml")
@@ -60,19 +53,21 @@ def use_profile(name: str, top: str | Path = ".") -> list[str]:
 
 def merged(
     into: MutableMapping[str, Any], values: MutableMapping[str, Any], within: str = ""
-) -> Iterator[str]:
+) -> list[str]:
     """Set nested values, and say what changed; None takes a key out."""
+    changes = []
     for position, (key, value) in enumerate(values.items()):
         old, place = into.get(key), f"{within}{key}"
         if isinstance(value, MutableMapping) and isinstance(old, MutableMapping):
-            yield from merged(old, value, f"{place}.")
+            changes += merged(old, value, f"{place}.")
         elif value is None and key in into:
             del into[key]
-            yield f"{place}: taken out"
+            changes.append(f"{place}: taken out")
         elif key not in into and value is not None:
             # Where the profile has it: what stands behind the last key is that one's in YAML.
             into.insert(position, key, value)  # type: ignore[attr-defined]
-            yield f"{place}: new"
+            changes.append(f"{place}: new")
         elif old != value:
             into[key] = value
-            yield f"{place}: {old} -> {value}"
+            changes.append(f"{place}: {old} -> {value}")
+    return changes

@@ -588,7 +588,8 @@ def _connect(root: Path) -> tuple[Any, str, str]:
     address = tracking_address(root)
     local = not os.environ.get("MLFLOW_TRACKING_URI")
     client = MlflowClient(tracking_uri=address)
-    if not client.get_experiment_by_name(EXPERIMENT):
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if not found:
         try:
             client.create_experiment(
                 EXPERIMENT,
@@ -599,8 +600,8 @@ def _connect(root: Path) -> tuple[Any, str, str]:
             # Another machine, which no lock of ours holds back, was quicker.
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-    found = client.get_experiment_by_name(EXPERIMENT)
-    assert found
+        found = client.get_experiment_by_name(EXPERIMENT)
+        assert found
     shown = "sqlite:///mlflow.db" if local else shown_address(address)
     return client, found.experiment_id, shown
 

@@ -121,9 +121,8 @@ def test_one_command_makes_everything_and_a_second_nothing(repository: Path) -> 
 def test_a_clone_pulls_what_was_pushed_and_nothing_runs_again(
     repository: Path, tmp_path: Path
 ) -> None:
-    def outputs(folder: Path) -> dict[str, bytes]:
-        files = (f for d in ("data", "reports") for f in (folder / d).rglob("*") if f.is_file())
-        return {f.relative_to(folder).as_posix(): f.read_bytes() for f in files}
+    def outputs(folder: Path) -> dict[str, dict[str, bytes]]:
+        return {name: contents(folder / name) for name in ("data", "reports")}
 
     run(repository, "dvc", "remote", "add", "--default", "team", str(tmp_path / "store"))
     run(repository, "git", "add", ".")
@@ -135,7 +134,7 @@ def test_a_clone_pulls_what_was_pushed_and_nothing_runs_again(
     run(clone, "dvc", "pull", "dvc.yaml")
 
     assert outputs(clone) == outputs(repository)
-    assert len(outputs(clone)) > 50
+    assert sum(map(len, outputs(clone).values())) > 50
     assert "up to date" in run(clone, "dvc", "status", "dvc.yaml")
     assert "Running stage" not in run(clone, "dvc", "repro")
     said = run(clone, "techloop", "doctor")

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from techloop.grid import Grid
 from techloop.models.blocks import CircularConv, trunk
 from techloop.models.model import Model
-from techloop.parallel import drawn
+from techloop.parallel import drawn_normal
 from techloop.spectral import k_weights
 from techloop.vocoder import (
     LONG,
@@ -114,8 +114,7 @@ class AudioVAE(Model):
     ]:
         """Log amplitudes from a sample of the posterior, and the posterior: mean, deviation."""
         mu, sigma = self.posterior(spectrum)
-        z = mu + sigma * drawn(torch.randn, size=mu.shape, draw=draw)
-        return self.predict(z), mu, sigma
+        return self.predict(drawn_normal(mu, sigma, draw)), mu, sigma
 
     @torch.no_grad()
     def start_from(self, spectrum: Float[Tensor, "n v frames"]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from techloop.models.audio_vae import AudioVAE
-from techloop.parallel import drawn
+from techloop.parallel import drawn, drawn_normal
 
 WIDTH = 128
 
@@ -46,9 +46,8 @@ class LatentContest(nn.Module):
         cannot tell them apart.
         """
         predicted, mu, sigma = self.vae(spectrum, draw)
-        z, prior = (drawn(torch.randn, size=mu.shape, draw=draw) for _ in range(2))
-        frames = _Reversed.apply((mu + sigma * z).mT.flatten(0, 1))
-        prior = prior.mT.flatten(0, 1)
+        frames = _Reversed.apply(drawn_normal(mu, sigma, draw).mT.flatten(0, 1))
+        prior = drawn(torch.randn, size=mu.shape, draw=draw).mT.flatten(0, 1)
         told = self.discriminator(torch.cat([prior, frames]))[:, 0].float()
         truth = torch.cat(
             [torch.ones_like(told[: len(prior)]), torch.zeros_like(told[len(prior) :])]

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from techloop.grid import Grid
 from techloop.models.blocks import fold, trunk, unfold
 from techloop.models.model import Model
-from techloop.parallel import drawn
+from techloop.parallel import drawn_normal
 
 SIGMA_FLOOR = 0.05
 DILATIONS = (1, 2, 4)
@@ -165,5 +165,4 @@ class LatentVAE(Model):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Predicted Gaussian (whitened) from sampled points, and the points' posterior."""
         mean, std = self.encode(mu, sigma)
-        points = mean + std * drawn(torch.randn, size=mean.shape, draw=draw)
-        return *self.decode_whitened(points), mean, std
+        return *self.decode_whitened(drawn_normal(mean, std, draw)), mean, std

@@ -23,7 +23,7 @@ from techloop.models.audio_vae import AudioVAE
 from techloop.models.blocks import sample
 from techloop.models.latent_vae import LatentVAE
 from techloop.models.model import model_fingerprint, pick_device
-from techloop.parallel import drawn, fabric_from_environment, gathered
+from techloop.parallel import drawn, drawn_normal, fabric_from_environment, gathered
 from techloop.params import LatentVAECell, TrainLatentVAE
 from techloop.training.loop import Log, train_into, warm_up
 
@@ -74,12 +74,9 @@ def train_latent_vae(
         vae: nn.Module, rows: list[int], draw: torch.Generator, seen: int
     ) -> dict[str, Tensor]:
         m, s = rotated(mu[rows].to(draw.device), sigma[rows].to(draw.device), grid, draw)
-        if sampled := cell.objective == "trajectory-sample":
-            target = m + s * drawn(torch.randn, size=m.shape, draw=draw)
+        target = drawn_normal(m, s, draw) if cell.objective == "trajectory-sample" else m
         found = vae(m, s, draw)
-        target, s, mu_hat, sigma_hat, mean, std = map(
-            gathered, (target if sampled else m, s, *found)
-        )
+        target, s, mu_hat, sigma_hat, mean, std = map(gathered, (target, s, *found))
         distortion = distortion_nats(model, cell.objective, target, s, mu_hat, sigma_hat)
         kl = gaussian_kl(mean, std)
         spent = rate(kl, params.free_nats) * cell.length / grid.frames

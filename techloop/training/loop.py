@@ -137,8 +137,8 @@ def fit(
     last, finished = folder / "last.pt", folder / "finished.pt"
     first, history = 0, list[dict[str, Any]]()
     # Read by one for all: they may be on machines with folders of their own.
-    here = [path.read_bytes() for path in (finished, last) if path.exists()]
-    if kept := fabric.broadcast(here[0] if here and fabric.is_global_zero else b""):
+    here = [path for path in (finished, last) if path.exists() and fabric.is_global_zero]
+    if kept := fabric.broadcast(here[0].read_bytes() if here else b""):
         saved = torch.load(io.BytesIO(kept), map_location=fabric.device, weights_only=True)
         model.load_state_dict(saved["model"])
         first, history = saved["step"], saved["history"]
