@@ -472,6 +472,7 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
 """
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells no peak memory")
 def test_two_hours_in_one_file_are_cut_into_all_their_bars(tmp_path):
     (tmp_path / "in").mkdir()

@@ -21,7 +21,7 @@ def test_every_stage_is_known_to_it() -> None:
     assert set(STAGES) - {"report"} == set(LITTLE)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.ci
 def test_one_step_of_every_stage(tmp_path: Path) -> None:
     raw = small_params().model_dump()
     raw["train_audio_vae"]["cells"].pop("wae")

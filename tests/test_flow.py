@@ -195,6 +195,7 @@ def busy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.ci
 def test_a_flow_from_end_to_end(busy: Path) -> None:
     # Another DVC that reads what the stage `locked` is to write, until it is killed below.
     (busy / "locked.txt").write_text("by hand")

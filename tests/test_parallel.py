@@ -106,6 +106,7 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("kind", "cell"),
     [("audio", "kl"), ("latent", "kl-sample-4")],

@@ -258,6 +258,7 @@ class Deadly(Made):
         return super().read(item)
 
 
+@pytest.mark.ci
 def test_a_worker_that_dies_costs_nothing_and_what_kills_each_is_a_row(tmp_path, monkeypatch):
     prepare_loops(Made(bars(40)), tmp_path / "calm", RECIPE, **settings(tmp_path))
     (tmp_path / "traces").mkdir()

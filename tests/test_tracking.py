@@ -444,6 +444,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.stop()
 
 
+@pytest.mark.ci
 def test_a_server_that_is_away_stops_no_stage_and_gets_everything_later(
     root: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -528,6 +529,7 @@ def test_a_run_that_did_not_end_well_is_gone_on_with(root: Path) -> None:
     assert rows(root, "select count(*) from tags where key = 'error'") == [(0,)]
 
 
+@pytest.mark.ci
 def test_a_team_on_a_fresh_server_loses_no_step_and_shares_a_parent(
     root: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
