@@ -41,8 +41,8 @@ def run_stage(main: Callable[..., None]) -> None:
             sys.exit(f"{name}: {error}")
         sys.exit(
             f"{name}: {error}. Nothing is half written: make room, or the place writable, and run "
-            "it again; a training goes on where it was. `dvc checkout` brings back what was there "
-            "before."
+            "it again; a training goes on where it was. `dvc checkout dvc.yaml` brings back what "
+            "was there before."
         )
     except RuntimeError as error:
         if "closed by peer" not in str(error) and "reset by peer" not in str(error):

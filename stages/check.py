@@ -149,7 +149,7 @@ def _elsewhere(raw: Mapping[str, Any]) -> Iterator[None]:
         contextlib.chdir(folder),
         mock.patch.dict(os.environ, {"DVC_ROOT": folder, "TECHLOOP_WORKERS": "1"}),
     ):
-        several = ("TECHLOOP_DEVICES", "TECHLOOP_NODES", "TECHLOOP_STRATEGY")
+        several = ("TECHLOOP_DEVICES", "TECHLOOP_STRATEGY")
         for name in ("MLFLOW_TRACKING_URI", "DASK_SCHEDULER_ADDRESS", *several):
             os.environ.pop(name, None)
         YAML().dump(raw, Path("params.yaml"))

@@ -12,8 +12,7 @@ def main(regulariser: str, objective: str, length: str, seed: str) -> None:
     from techloop.analysis.study import run_of_study
     from techloop.artifacts import write_json
 
-    for name in ("TECHLOOP_DEVICES", "TECHLOOP_NODES"):
-        os.environ.pop(name, None)  # many small trainings: each is for one device
+    os.environ.pop("TECHLOOP_DEVICES", None)  # many small trainings: each is for one device
     params = load_params()
     training = params.studied()
     name = f"{regulariser}-{objective}-{length}-{seed}"

@@ -116,11 +116,11 @@ def read_json(path: str | Path | UPath) -> Any:
     except FileNotFoundError:
         raise ValueError(
             f"{path} is not there, so {path.parent} is no complete artifact of techloop. "
-            "`dvc repro` makes it, `dvc pull` or `dvc checkout` fetches it."
+            "`dvc repro` makes it, `dvc pull dvc.yaml` or `dvc checkout dvc.yaml` fetches it."
         ) from None
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{path} is damaged ({error}). Delete {path.parent} and run `dvc checkout` or "
+            f"{path} is damaged ({error}). Delete {path.parent} and run `dvc checkout dvc.yaml` or "
             "`dvc repro`."
         ) from None
 

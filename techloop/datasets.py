@@ -181,8 +181,8 @@ class LatentDataset(_IndexedFolder):
                 if told.get(key) != value:
                     raise ValueError(
                         f"{path} has {key} {told.get(key)} but {self.folder / 'card.json'} speaks "
-                        f"of {value}: files of two runs are mixed. `dvc checkout` or `dvc repro` "
-                        "makes the folder whole again."
+                        f"of {value}: files of two runs are mixed. `dvc checkout dvc.yaml` or "
+                        "`dvc repro` makes the folder whole again."
                     )
             shards.append((mu, sigma))
         return shards
@@ -240,5 +240,5 @@ def latents_header(model: str, grid: Grid) -> dict[str, str]:
 def _damaged(path: Path, what: str) -> ValueError:
     return ValueError(
         f"{path} is truncated or damaged: {what}. It was probably copied or written only in part; "
-        "`dvc checkout` restores it from the cache, `dvc repro` makes it anew."
+        "`dvc checkout dvc.yaml` restores it from the cache, `dvc repro` makes it anew."
     )

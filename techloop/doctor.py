@@ -26,7 +26,7 @@ MEMORY_GB = 4.0  # what its largest stage holds, rounded up
 TIMEOUT_S = 5
 COPIES_GB = 1.0  # of outputs stored twice, from which on links are worth a setting
 STALE_DAYS = 7
-VARIABLES = {"DEVICES", "IMAGES", "NODES", "PRECISION", "QUICK", "STRATEGY", "WORKERS"}
+VARIABLES = {"DEVICES", "IMAGE", "IMAGES", "PRECISION", "QUICK", "STRATEGY", "WORKERS"}
 # As `uv pip compile` writes them; what has a condition that this machine does not meet is no pin.
 PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)(?: ; ([^\\]+))?", re.MULTILINE)
 TOP = "run this at the top of a checkout"

@@ -39,7 +39,9 @@ DECADES = (
     ("1", "2", "5"),
     ("1",),
 )
-WAY_OUT = "`dvc checkout` restores it from the cache, `dvc repro prepare_loops` makes it anew."
+WAY_OUT = (
+    "`dvc checkout dvc.yaml` restores it from the cache, `dvc repro prepare_loops` makes it anew."
+)
 BLOCKS = "▏▎▍▌▋▊▉█"
 ASCII = str.maketrans(dict(zip(BLOCKS, "...:::##", strict=True)) | {"–": "-", "…": "~"})
 
@@ -454,7 +456,8 @@ def _not_a_dataset(place: UPath) -> str:
         )
     return (
         f"{place} is no dataset: there is no card.json in it. `dvc repro prepare_loops` makes "
-        "one in data/loops, `dvc checkout` or `dvc pull` fetches one that was made."
+        "one in data/loops, `dvc checkout dvc.yaml` or `dvc pull dvc.yaml` fetches one that "
+        "was made."
     )
 
 

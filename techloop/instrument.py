@@ -43,7 +43,8 @@ class Instrument:
         if found != expected:
             raise ValueError(
                 f"{inner} is audio VAE {found}, but {folder} was trained on the latents of "
-                f"{expected}: files of two runs are mixed. `dvc checkout` makes the folder whole."
+                f"{expected}: files of two runs are mixed. `dvc checkout dvc.yaml` makes the "
+                "folder whole."
             )
         return cls(audio_vae, latent_vae, model_fingerprint(folder))
 

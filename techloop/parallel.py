@@ -20,6 +20,8 @@ from techloop.models.model import pick_device
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+FIRST = "_FIRST_OF_SEVERAL"  # in the environment of those that it starts: its number
+
 
 def precision_from_environment() -> str:
     """`TECHLOOP_PRECISION`: 32-true, bf16-mixed or 16-mixed; environment, not a parameter.
@@ -38,24 +40,30 @@ def precision_from_environment() -> str:
 def fabric_from_environment() -> "Fabric":
     """The devices of `TECHLOOP_DEVICES` (a number, or `auto` for all GPUs; by default one).
 
-    `TECHLOOP_STRATEGY` is how they work together (`ddp`, which is the default for more than one),
-    `TECHLOOP_NODES` on how many machines. The first call starts the other processes,
-    unless `torchrun` or Slurm has: each runs the same command, and the numbers are theirs.
+    `TECHLOOP_STRATEGY` is how they work together (`ddp`, which is the default for more than one).
+    The first call starts the other processes, unless `torchrun` or Slurm has, on one machine or
+    several: each runs the same command.
 
     Raises:
-        ValueError: a number of devices or machines that is none, or an unknown strategy.
+        ValueError: a number of devices that is none, or another one than was started; an unknown
+            strategy.
     """
-    numbers = []
-    for name, started in zip(("TECHLOOP_DEVICES", "TECHLOOP_NODES"), _started(), strict=True):
-        given = started or os.environ.get(name) or "1"
-        automatic = given == "auto" and name == "TECHLOOP_DEVICES"
-        if not automatic and not (given.isdecimal() and int(given)):
-            raise ValueError(f"{name}={given} is no number of 1 or more")
-        numbers.append(given)
+    given = os.environ.get("TECHLOOP_DEVICES", "")
+    if given not in ("", "auto") and not (given.isdecimal() and int(given)):
+        raise ValueError(f"TECHLOOP_DEVICES={given} is no number of 1 or more")
     strategy = _one_of("TECHLOOP_STRATEGY", ("auto", "ddp")) or "auto"
-    devices, nodes = numbers
-    count = max(1, torch.cuda.device_count()) if devices == "auto" else int(devices)
-    return _fabric(pick_device().type, count, int(nodes), strategy, precision_from_environment())
+    if started := _started():
+        count, nodes = started
+        if given not in ("", "auto", str(count)):
+            raise ValueError(
+                f"TECHLOOP_DEVICES={given}, but torchrun or Slurm has started {count} on this "
+                f"machine. Have it start {given} (--nproc-per-node, --ntasks-per-node), or unset "
+                "TECHLOOP_DEVICES."
+            )
+    else:
+        count = max(1, torch.cuda.device_count()) if given == "auto" else int(given or "1")
+        nodes = 1
+    return _fabric(pick_device().type, count, nodes, strategy, precision_from_environment())
 
 
 def _one_of(name: str, known: tuple[str, ...]) -> str:
@@ -66,14 +74,14 @@ def _one_of(name: str, known: tuple[str, ...]) -> str:
     return given
 
 
-def _started() -> tuple[str, str]:
-    """Processes a machine, and machines, that torchrun or Slurm has started; else nothing."""
+def _started() -> tuple[int, int] | None:
+    """Processes a machine, and machines, that torchrun or Slurm has started."""
     told = os.environ
     if here := told.get("LOCAL_WORLD_SIZE"):  # torchrun
-        return here, str(int(told["WORLD_SIZE"]) // int(here))
+        return int(here), int(told["WORLD_SIZE"]) // int(here)
     if "SLURM_PROCID" in told:
-        return told.get("SLURM_NTASKS_PER_NODE", "1"), told.get("SLURM_NNODES", "1")
-    return "", ""
+        return int(told.get("SLURM_NTASKS_PER_NODE", "1")), int(told.get("SLURM_NNODES", "1"))
+    return None
 
 
 @lru_cache(maxsize=1)
@@ -81,6 +89,9 @@ def _fabric(device: str, devices: int, nodes: int, strategy: str, precision: Any
     from lightning_fabric import Fabric  # takes a second
     from lightning_fabric.strategies import DDPStrategy
 
+    if device == "cuda":  # two runs are to end with the same bytes
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     several = devices * nodes > 1 or strategy == "ddp"
     fabric = Fabric(
         accelerator=device,
@@ -90,9 +101,13 @@ def _fabric(device: str, devices: int, nodes: int, strategy: str, precision: Any
         strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
         precision=precision,
     )
-    if os.environ.get("LOCAL_RANK", "0") != "0" and not any(_started()):
-        # Started by the first, which looks after the others, but nobody after the first.
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    if several and not _started():
+        # The first starts the others and looks after them, but nobody after the first.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            os.environ[FIRST] = str(os.getpid())
+        else:
+            first = int(os.environ.get(FIRST, os.getppid()))
+            threading.Thread(target=_end_with, args=(first,), daemon=True).start()
     fabric.launch()
     return fabric
 

@@ -275,7 +275,8 @@ def _cells(folder: Path, names: Sequence[str]) -> list[Cell]:
             if not (path / item["file"]).is_file():
                 raise ValueError(
                     f"{path / 'items.json'} lists {item['file']}, which is not there: the folder "
-                    "was copied in part. `dvc checkout` restores it, `dvc repro` makes it anew."
+                    "was copied in part. `dvc checkout dvc.yaml` restores it, `dvc repro` makes it "
+                    "anew."
                 )
         numbers = read_json(path / "metrics.json")
         metrics = {k: None if v is None else float(v) for k, v in numbers.items()}

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from techloop.artifacts import fingerprint, read_json, write_json
+from techloop.artifacts import code_fingerprint, fingerprint, read_json, write_json, write_whole
 from techloop.params import load_params
 
 EXPERIMENT = "techloop"
@@ -45,6 +46,7 @@ BATCH = 100  # what MLflow takes of parameters in one call; of metrics it would 
 SEND_EVERY_S = 3.0
 TRY_AGAIN_S = 60.0
 WAITING = Path("mlruns/waiting")  # at the repository's top: runs that the server has not all of
+CHECKOUT = Path("mlruns/checkout")  # there too: what the server knows this checkout by
 LONGEST = 6000  # characters of a parameter's value
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")  # of places for runs
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # of a process among several
@@ -60,6 +62,7 @@ class _Journal:
     params: dict[str, str]
     collects: list[str]
     process: int  # that writes it, on this machine
+    began: float  # that process: numbers come again
     machine: str
     run_id: str = ""
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
@@ -78,14 +81,15 @@ class Run:
 
     def __init__(self, root: Path, journal: _Journal, file: Path | None = None) -> None:
         self._root, self._journal = root, journal
-        name = f"{_key(journal.stage).replace('/', '-')}-{os.getpid()}.json"
-        self._file = file or root / WAITING / name
+        name = _key(journal.stage).replace("/", "-")
+        self._file = file or root / WAITING / f"{name}-{uuid.uuid4().hex[:8]}.json"
         self._client: Any = None
         self._parent: _Parent | None = None
         self._told, self._kept = 0, 0  # of metrics, of artifacts
         self._seen = 0  # of metrics, when last something was to be sent
         self._keepers: list[str] = []
         self._sent, self._again_at = 0.0, 0.0
+        self.away = False  # the server, when last something was to be sent
         self.experiment_id = self.parent_id = ""
         self.address = shown_address(tracking_address(root))
 
@@ -181,14 +185,23 @@ class Run:
                 self._client.log_artifact(run_id, str(path))
 
     def _put_by(self, error: Exception) -> None:
-        """Keep the journal for later, if it is the server's trouble and no defect of ours."""
-        if not _is_outage(error):
+        """Keep the journal for later: neither a server that is away nor one that refuses a run,
+        which somebody has deleted, is to stop a stage. Anything else is a defect of ours.
+        """
+        from mlflow.exceptions import MlflowException
+
+        self.away = _is_outage(error)
+        if self.away:
+            said = f"cannot be reached, or lets nobody in ({type(error).__name__})"
+        elif isinstance(error, MlflowException):
+            said = f"takes nothing more of this run, which may be deleted ({error.message[:200]})"
+        else:
             raise error
         if not self._again_at:
             warnings.warn(
-                f"the tracking server at {self.address} cannot be reached, or lets nobody in "
-                f"({type(error).__name__}); this goes on, and what there is to log waits in "
-                f"{WAITING} until a stage finds the server again. `techloop doctor` looks at it.",
+                f"the tracking server at {self.address} {said}; this goes on, and what there is "
+                f"to log waits in {WAITING / self._file.name} until a stage can tell it, or until "
+                "you delete that. `techloop doctor` looks at the server.",
                 stacklevel=2,
             )
         now = time.monotonic()
@@ -201,7 +214,7 @@ class Run:
 
 
 def _is_outage(error: Exception) -> bool:
-    """Whether a server was away or in trouble; what it refuses is a defect of ours."""
+    """Whether a server was away or in trouble, and did not just refuse what it was told."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import OperationalError  # of a database: it is away, or locked
@@ -212,13 +225,14 @@ def _is_outage(error: Exception) -> bool:
 
 
 def deliver(root: Path) -> None:
-    """Tell the server of runs that ended, or were cut off, while it was away."""
+    """Tell the server, unless it still is away, of runs that ended or were cut off meanwhile."""
     if not (root / WAITING).is_dir():
         return
     with contextlib.suppress(Timeout), FileLock(root / f"{WAITING}.lock", timeout=0):
         for file in sorted((root / WAITING).glob("*.json")):
             try:
-                _deliver(root, file)
+                if _deliver(root, file).away:
+                    break
             except Exception as error:  # no trouble of an old run may stop a new one
                 warnings.warn(
                     f"{WAITING / file.name} cannot be delivered, and stays: "
@@ -227,19 +241,29 @@ def deliver(root: Path) -> None:
                 )
 
 
-def _deliver(root: Path, file: Path) -> None:
+def _deliver(root: Path, file: Path) -> Run:
     kept = read_json(file)
     # JSON has neither tuples nor NaN.
     rows = [(k, math.nan if v is None else v, ms, step) for k, v, ms, step in kept["metrics"]]
     journal = _Journal(**kept | {"metrics": rows})
+    run = Run(root, journal, file)
     if journal.status == "RUNNING":
         if journal.machine != platform.node():
             if time.time() - file.stat().st_mtime < 2 * TRY_AGAIN_S:
-                return  # in use there
-        elif psutil.pid_exists(journal.process):
-            return
+                return run  # in use there
+        elif abs(_began(journal.process) - journal.began) < 2:  # clocks are put right
+            return run
         journal.status = "KILLED"
-    Run(root, journal, file).end(journal.status, journal.error)
+    run.end(journal.status, journal.error)
+    return run
+
+
+def _began(process: int) -> float:
+    """When a process of this machine began; 0 where there is none."""
+    try:
+        return psutil.Process(process).create_time()
+    except psutil.Error:
+        return 0.0
 
 
 class _Untold(Run):
@@ -288,7 +312,11 @@ def track(
     told = params.model_dump(mode="json") if isinstance(params, BaseModel) else dict(params)
     read = {_name(root, path): _fingerprint(Path(path)) for path in inputs}
     commit, dirty = git_state(root)
+    checkout = _checkout(root)
+    # Of two runs with the same, the second goes on with the first, if that did not end well.
+    work = _digest([checkout, stage, told, read, code_fingerprint()])[:16]
     tags = {
+        "work": work,
         "mlflow.source.name": stage,
         "mlflow.source.git.commit": commit,
         "dirty": str(dirty).lower(),
@@ -299,17 +327,18 @@ def track(
     }
     journal = _Journal(
         stage=stage,
-        parent=_state(root, stage, commit, dirty),
+        parent=_state(root, checkout, stage, commit, dirty),
         tags={_key(k): v for k, v in tags.items()},
         params={_key(k): str(v)[:LONGEST] for k, v in _flat(told).items()},
         collects=list(collects),
         process=os.getpid(),
+        began=_began(os.getpid()),
         machine=platform.node(),
     )
     run = Run(root, journal)
     with _PeakMemory() as peak:
-        if run.tell():
-            deliver(root)
+        deliver(root)  # first: one of them may be what this goes on with
+        run.tell()
         try:
             yield run
             cost = {"wall_s": time.monotonic() - start, "peak_memory_mb": peak.megabytes()}
@@ -325,6 +354,7 @@ def track(
         {
             "stage": stage,
             "run_id": run.id,
+            "work": work,
             "parent_run_id": run.parent_id,
             "experiment_id": run.experiment_id,
             "tracking_uri": run.address,
@@ -444,24 +474,30 @@ class _Parent:
     def begin(self, tags: Mapping[str, str]) -> tuple[str, str]:
         """Open the stage's run, with these tags, under the parent; the ids of both.
 
-        One that did not end well is gone on with: a training resumes from its checkpoint.
+        One of the same work that did not end well is gone on with, as a training resumes from its
+        checkpoint, whatever else was changed or committed meanwhile.
         """
+        from mlflow.entities import RunTag
+        from mlflow.exceptions import MlflowException
+
         parent = self._found()
         parent_id = str(parent.info.run_id)
+        tags = {**tags, "mlflow.parentRunId": parent_id}
         self._client.update_run(parent_id, status="RUNNING")
         if (cached := self._tag(self.stage)) in parent.data.tags:
             self._client.delete_tag(parent_id, cached)
-        for run in self._stages(parent_id, "attributes.status != 'FINISHED'"):
-            if run.info.run_name == self.stage:  # DVC runs no stage twice at once: it has ended
-                self._client.update_run(run.info.run_id, status="RUNNING")
-                if "error" in run.data.tags:
-                    self._client.delete_tag(run.info.run_id, "error")
-                return str(run.info.run_id), parent_id
-        child = self._client.create_run(
-            self._experiment_id,
-            run_name=self.stage,
-            tags={**tags, "mlflow.parentRunId": parent_id},
-        )
+        if unfinished := self._children("work", tags["work"], "attributes.status != 'FINISHED'"):
+            run = unfinished[0]  # DVC runs no stage of a checkout twice at once: it has ended
+            run_id, before = str(run.info.run_id), run.data.tags["mlflow.parentRunId"]
+            self._client.update_run(run_id, status="RUNNING")
+            if "error" in run.data.tags:
+                self._client.delete_tag(run_id, "error")
+            self._client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])
+            if before != parent_id:
+                with contextlib.suppress(MlflowException):  # it may have been deleted
+                    self._close(before, "KILLED")
+            return run_id, parent_id
+        child = self._client.create_run(self._experiment_id, run_name=self.stage, tags=tags)
         return str(child.info.run_id), parent_id
 
     def end(
@@ -490,9 +526,14 @@ class _Parent:
             for stage, found in known.items():
                 headline = {f"{_place(stage)}/{k}": v for k, v in _headline(found).items()}
                 _send(self._client, parent_id, _rows(headline, 0))
-        if not self._stages(parent_id, "attributes.status = 'RUNNING'"):
-            self._client.set_terminated(parent_id, status)
+        self._close(parent_id, status)
         return parent_id
+
+    def _close(self, parent_id: str, status: str) -> None:
+        """End a parent unless a stage of its is running."""
+        running = "attributes.status = 'RUNNING'"
+        if not self._children("mlflow.parentRunId", parent_id, running):
+            self._client.set_terminated(parent_id, status)
 
     def _found(self) -> Any:
         """The parent; a new one where there is none, or none any more."""
@@ -509,15 +550,20 @@ class _Parent:
             _log_params(self._client, parent.info.run_id, self.told)
         return parent
 
-    def _stages(self, parent_id: str, status: str) -> list[Any]:
-        """The parent's stages whose status is such, the newest first."""
-        of_parent = f"tags.`mlflow.parentRunId` = '{parent_id}' and {status}"
-        return list(self._client.search_runs([self._experiment_id], of_parent))
+    def _children(self, tag: str, value: str, status: str) -> list[Any]:
+        """Runs of stages with such a tag and status, the newest first."""
+        such = f"tags.`{tag}` = '{value}' and {status}"
+        return list(self._client.search_runs([self._experiment_id], such))
 
     def _record(self, stage: str) -> dict[str, Any]:
         """What is known of a stage's run; nothing if it has not run, or its file is damaged."""
         with contextlib.suppress(ValueError):
             record = read_json(self._runs / f"{stage}.json")
+            if isinstance(record, dict) and not record.get("run_id"):  # the server was away
+                finished = "attributes.status = 'FINISHED'"
+                for run in self._children("work", str(record.get("work")), finished)[:1]:
+                    record["run_id"] = run.info.run_id
+                    record["parent_run_id"] = run.data.tags["mlflow.parentRunId"]
             if isinstance(record, dict) and record.get("run_id"):
                 return record
         return {}
@@ -527,7 +573,15 @@ class _Parent:
         return f"cached.{_place(stage)}"
 
 
-def _state(root: Path, stage: str, commit: str, dirty: bool) -> dict[str, Any]:
+def _checkout(root: Path) -> str:
+    """What this checkout is known by: others may be at the same path of other machines."""
+    with FileLock(root / LOCK):
+        if not (root / CHECKOUT).exists():
+            write_whole(root / CHECKOUT, uuid.uuid4().hex)
+        return (root / CHECKOUT).read_text()
+
+
+def _state(root: Path, checkout: str, stage: str, commit: str, dirty: bool) -> dict[str, Any]:
     """What the parent of a stage's run is known by: kind, name, tags, and all of params.yaml."""
     file = root / "params.yaml"
     told = load_params(file).model_dump(mode="json") if file.is_file() else {}
@@ -538,7 +592,7 @@ def _state(root: Path, stage: str, commit: str, dirty: bool) -> dict[str, Any]:
         "name": f"{kind} {commit[:8]}-{digest[:6]}{'-dirty' if dirty else ''}",
         "told": told,
         "tags": {
-            "state": _digest([kind, str(root), commit, dirty, digest])[:16],
+            "state": _digest([kind, checkout, commit, dirty, digest])[:16],
             "mlflow.source.name": "dvc repro",
             "mlflow.source.git.commit": commit,
             "dirty": str(dirty).lower(),
@@ -602,6 +656,8 @@ def _connect(root: Path) -> tuple[Any, str, str]:
                 raise
         found = client.get_experiment_by_name(EXPERIMENT)
         assert found
+    if found.lifecycle_stage == "deleted":  # its name is taken until MLflow's `gc`
+        client.restore_experiment(found.experiment_id)
     shown = "sqlite:///mlflow.db" if local else shown_address(address)
     return client, found.experiment_id, shown
 
@@ -655,7 +711,9 @@ def _name(root: Path, path: str | Path) -> str:
 def _fingerprint(path: Path) -> str:
     """What a folder's card says of it (a card is cheaper than hashing gigabytes), else a hash."""
     if not path.exists():
-        raise ValueError(f"{path} is not there; `dvc repro` makes it, `dvc pull` fetches it")
+        raise ValueError(
+            f"{path} is not there; `dvc repro` makes it, `dvc pull dvc.yaml` fetches it"
+        )
     card = path / "card.json"
     if card.is_file() and (known := read_json(card).get("fingerprint")):
         return str(known)

@@ -138,7 +138,8 @@ def test_other_versions_than_those_of_the_lock(root: Path) -> None:
 
 def test_a_variable_that_nothing_reads(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = ("techloop", "stages", "notebooks")
-    files = [ROOT / "Makefile", *(f for name in folders for f in (ROOT / name).rglob("*.py"))]
+    files = [*(ROOT / "cluster").iterdir(), ROOT / "Makefile"]
+    files += [file for name in folders for file in (ROOT / name).rglob("*.py")]
     read = {name for f in files for name in re.findall(r"TECHLOOP_([A-Z]+)", f.read_text())}
     assert read == doctor.VARIABLES
     monkeypatch.setenv("TECHLOOP_WORKERS", "2")

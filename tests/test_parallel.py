@@ -161,15 +161,28 @@ def test_alone_everything_is_ones_own() -> None:
     assert gathered(share) is share
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
+def test_a_number_of_devices_that_is_none(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("TECHLOOP_DEVICES", value)
+    with pytest.raises(ValueError, match=f"TECHLOOP_DEVICES={value} is no number of 1 or more"):
+        fabric_from_environment()
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("TECHLOOP_DEVICES", v) for v in ("0", "-1", "two", "1.5")] + [("TECHLOOP_NODES", "auto")],
+    "started",
+    [
+        {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"},
+        {"SLURM_PROCID": "0", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2"},
+    ],
 )
-def test_a_number_of_devices_that_is_none(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+def test_another_number_than_was_started(
+    monkeypatch: pytest.MonkeyPatch, started: dict[str, str]
 ) -> None:
-    monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=f"{name}={value} is no number of 1 or more"):
+    for name, value in ({"TECHLOOP_DEVICES": "4"} | started).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        ValueError, match="TECHLOOP_DEVICES=4, but torchrun or Slurm has started 2 "
+    ):
         fabric_from_environment()
 
 

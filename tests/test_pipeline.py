@@ -192,6 +192,22 @@ def test_a_persons_mistake_ends_as_one_paragraph(
     assert written() == before
 
 
+@pytest.mark.ci
+def test_what_was_there_before_a_stage_failed_comes_back(repository: Path) -> None:
+    params, before = repository / "params.yaml", contents(repository / "data")
+    right = params.read_text(encoding="utf-8")
+    try:
+        params.write_text(right.replace("bpm: 125", "bpm: 126"), encoding="utf-8")
+        said = run(repository, "dvc", "repro", "prepare_loops", fails=True)
+    finally:
+        params.write_text(right, encoding="utf-8")
+    assert "nearest tempi that are" in said
+    assert contents(repository / "data") != before, "DVC clears outputs before a stage begins"
+    run(repository, "dvc", "checkout", "dvc.yaml")
+    assert contents(repository / "data") == before
+    assert "Running stage" not in run(repository, "dvc", "repro")
+
+
 def hashes(repository: Path) -> dict[str, str]:
     """Of all outputs in dvc.lock but what tells of a run: its id, when it was, how long it took."""
     lock = YAML(typ="safe").load(repository / "dvc.lock")
@@ -267,7 +283,7 @@ def test_killed_ten_times_a_stage_ends_the_same(copy: Path, stage: str) -> None:
     run(copy, "dvc", "repro", stage)
     out = copy / "data" / stage.replace("train_", "").replace("extract_", "").replace("@", "/")
     out = copy / "data" / "loops" if stage == "prepare_loops" else out
-    before, draw, interrupted = contents(out), random.Random(stage), 0
+    before, draw, interrupted, resumed = contents(out), random.Random(stage), 0, 0
     takes_s = 3 + read_json(copy / "reports" / "runs" / f"{stage}.json")["wall_s"]  # with imports
     for kill in range(30):
         shutil.rmtree(out)
@@ -285,6 +301,7 @@ def test_killed_ten_times_a_stage_ends_the_same(copy: Path, stage: str) -> None:
         assert going or out.exists()
         assert not out.exists() or contents(out) == before
         kept = [p.name for p in copy.glob("checkpoints/*/last.pt")]
+        resumed += len(kept)
         run(copy, "dvc", "repro", stage)
         assert contents(out) == before
         print(
@@ -293,3 +310,4 @@ def test_killed_ten_times_a_stage_ends_the_same(copy: Path, stage: str) -> None:
         if interrupted == 10:
             break
     assert interrupted == 10
+    assert resumed or not stage.startswith("train_")

@@ -514,19 +514,95 @@ def test_what_was_cut_off_while_the_server_was_away_is_told(
     assert [m.step for m in client.get_metric_history(found["cut"].info.run_id, "loss")] == [7]
 
 
-def test_a_run_that_did_not_end_well_is_gone_on_with(root: Path) -> None:
-    def fail() -> None:
-        with track("train", {}) as run:
-            run.log({"loss": 2.0}, step=1)
-            raise RuntimeError("burst")
+def fail(told: dict) -> None:
+    with track("train", told) as run:
+        run.log({"loss": 2.0}, step=1)
+        raise RuntimeError("burst")
 
+
+def test_a_run_that_did_not_end_well_is_gone_on_with(root: Path) -> None:
+    write_params(root, 0)
     with pytest.raises(RuntimeError):
-        fail()
-    with track("train", {}) as run:
+        fail({"size": 3})
+    write_params(root, 1)  # what another stage is told
+    with track("train", {"size": 3}) as run:
         run.log({"loss": 1.0}, step=2)
     assert runs(root, "train") == [("train", "FINISHED")]
     assert rows(root, "select step from metrics where key = 'loss' order by step") == [(1,), (2,)]
     assert rows(root, "select count(*) from tags where key = 'error'") == [(0,)]
+    assert [status for _, status in runs(root, "pipeline")] == ["KILLED", "FINISHED"]
+    assert parents_of(root, run.id) == [record(root, "train")["parent_run_id"]]
+
+
+@pytest.mark.parametrize("what", ["told", "checkout"])
+def test_other_work_is_another_run(root: Path, what: str) -> None:
+    with pytest.raises(RuntimeError):
+        fail({"size": 3})
+    if what == "checkout":  # one at the same path of another machine
+        (root / "mlruns" / "checkout").unlink()
+    with track("train", {"size": 4 if what == "told" else 3}):
+        assert [status for _, status in runs(root, "train")] == ["FAILED", "RUNNING"]
+    assert len(runs(root, "pipeline")) == (2 if what == "checkout" else 1)
+
+
+def test_what_failed_without_the_server_is_told_before_it_is_gone_on_with(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free.getsockname()[1]}")
+    with pytest.warns(UserWarning, match="cannot be reached"), pytest.raises(RuntimeError):
+        fail({})
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with track("train", {}) as run:
+        run.log({"loss": 1.0}, step=2)
+        assert runs(root, "train") == [("train", "RUNNING")]
+    assert rows(root, "select step from metrics where key = 'loss' order by step") == [(1,), (2,)]
+    assert rows(root, "select count(*) from tags where key = 'error'") == [(0,)]
+
+
+def test_what_was_made_without_the_server_is_found_when_the_cache_gives_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_params(root, 0)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free.getsockname()[1]}")
+    with pytest.warns(UserWarning, match="cannot be reached"), track("train", {}) as run:
+        run.log({"loss": 1.0})
+    assert record(root, "train")["run_id"] == ""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    write_params(root, 1)
+    with track("report", {}, collects=["train"]):
+        pass
+    [(made,)] = rows(root, "select run_uuid from runs where name = 'train'")
+    parent = record(root, "report")["parent_run_id"]
+    cached = f"select value from tags where key = 'cached.train' and run_uuid = '{parent}'"
+    assert rows(root, cached) == [(made,)]
+
+
+@pytest.mark.parametrize("deleted", ["run", "experiment"])
+def test_what_is_deleted_meanwhile_stops_no_stage(root: Path, deleted: str) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
+    with contextlib.ExitStack() as stack:
+        if deleted == "run":
+            stack.enter_context(pytest.warns(UserWarning, match="takes nothing more of this run"))
+        with track("train", {}) as run:
+            if deleted == "run":
+                client.delete_run(run.id)
+                run.log({"loss": 1.0}, step=1)
+                run.tell()
+            run.log({"loss": 1.0}, step=2)
+        if deleted == "experiment":
+            client.delete_experiment(run.experiment_id)
+        with track("next", {}) as run:
+            run.log({"loss": 1.0})
+    assert record(root, "train")["metrics"]["wall_s"] >= 0
+    assert runs(root, "next") == [("next", "FINISHED")]
+    if deleted == "experiment":
+        found = client.get_experiment_by_name("techloop")
+        assert found
+        assert found.lifecycle_stage == "active"
 
 
 @pytest.mark.ci
@@ -669,15 +745,17 @@ def test_what_waits_is_delivered_once_and_keeps_no_other_run_from_its_work(
     waiting = root / "mlruns" / "waiting"
     [journal] = waiting.iterdir()
     (waiting / "damaged.json").write_text("{")
-    refused = read_json(journal) | {"run_id": "0" * 32}
+    refused = read_json(journal) | {"run_id": "0" * 32}  # a run that somebody deleted
     write_json(waiting / "deleted.json", refused)
 
     with FileLock(root / "mlruns" / "waiting.lock"):
         deliver(root)  # another process is at it
     assert journal.exists()
-    with pytest.warns(UserWarning, match="cannot be delivered") as warned, track("next", {}):
+    with pytest.warns(UserWarning, match="and stays") as warned, track("next", {}):
         pass
-    assert sum("cannot be delivered" in str(warning.message) for warning in warned) == 2
+    said = "".join(str(warning.message) for warning in warned)
+    assert said.count("damaged.json cannot be delivered") == 1
+    assert said.count("takes nothing more of this run, which may be deleted (Run with id=0") == 1
     assert runs(root, "early") == [("early", "FINISHED")]
     assert runs(root, "next") == [("next", "FINISHED")]
     assert {file.name for file in waiting.iterdir()} == {"damaged.json", "deleted.json"}

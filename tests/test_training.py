@@ -262,6 +262,9 @@ def test_what_a_training_came_to_is_kept_for_a_day(loops_folder: Path, tmp_path:
     train_small_audio_vae(loops_folder, tmp_path / "vae", first)
     [kept] = tmp_path.glob("checkpoints/*/finished.pt")
     os.utime(kept, (0, time.time() - 86_500))
+    began = []
+    train_small_audio_vae(loops_folder, tmp_path / "vae", first, log=lambda *told: began.append(1))
+    assert not began, "whatever came after it took its time"
     train_small_audio_vae(loops_folder, tmp_path / "vae", second)
     assert not kept.exists()
     assert len(list(tmp_path.glob("checkpoints/*"))) == 1

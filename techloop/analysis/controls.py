@@ -202,7 +202,7 @@ def load_controls(path: Path, instrument: Instrument) -> dict[str, Control]:
             raise ValueError(
                 f"{path}: the direction of `{name}` has the shape {direction.shape}, or numbers "
                 f"that are not finite; a point of this model is {instrument.point_shape}. The file "
-                "is damaged: `dvc checkout` restores it."
+                "is damaged: `dvc checkout dvc.yaml` restores it."
             )
         low, high = map(float, told["interval"])
         found[name] = Control(told["descriptor"], direction, told["gains"], low, high)

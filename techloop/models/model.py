@@ -78,8 +78,8 @@ class Model(nn.Module):
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ValueError(
                 f"{folder / 'model.safetensors'} is truncated, missing or of another version: "
-                f"{' '.join(str(error).split())[:300]}. `dvc checkout` restores it, `dvc repro` "
-                "trains it."
+                f"{' '.join(str(error).split())[:300]}. `dvc checkout dvc.yaml` restores it, "
+                "`dvc repro` trains it."
             ) from None
         return model.eval()
 

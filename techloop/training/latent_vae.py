@@ -90,8 +90,8 @@ def train_latent_vae(
     if (found := model_fingerprint(inner)) != latents.card["model"]:
         raise ValueError(
             f"{inner} is audio VAE {found}, but the latents in {latents.folder} were made by "
-            f"{latents.card['model']}: files of two runs are mixed. `dvc checkout` or `dvc repro` "
-            "makes the folder whole."
+            f"{latents.card['model']}: files of two runs are mixed. `dvc checkout dvc.yaml` or "
+            "`dvc repro` makes the folder whole."
         )
     audio_vae = AudioVAE.load(inner, grid).to(pick_device())
     heard = [v[:: -(-len(held_out) // HEARD)] for v in (held_out.mu, held_out.sigma)]

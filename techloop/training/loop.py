@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from techloop.artifacts import code_fingerprint, whole_folder, write_json, write_whole
-from techloop.models.model import Model, parameter_count
+from techloop.models.model import Model, parameter_count, pick_device
 from techloop.parallel import fabric_from_environment, precision_from_environment, processes
 from techloop.params import Training
 
@@ -65,7 +65,8 @@ def train_into(
     whole_identity = {"network": type(model).__name__, **identity, **notes}
     for old in checkpoints.glob("*/finished.pt"):
         with suppress(FileNotFoundError):  # another training may be quicker
-            if time.time() - old.stat().st_mtime > KEPT_S:
+            outdated = time.time() - old.stat().st_mtime > KEPT_S
+            if outdated and old.parent != checkpoint_folder(whole_identity, checkpoints):
                 shutil.rmtree(old.parent)
     history = fit(
         trained or model,
@@ -239,8 +240,12 @@ def optimizer_of(model: nn.Module, learning_rate: float) -> torch.optim.Optimize
 
 
 def checkpoint_folder(identity: Mapping[str, Any], checkpoints: Path) -> Path:
-    """Where a training of this identity, with this code and precision, keeps its checkpoint."""
-    known = {"code": code_fingerprint(), "precision": precision_from_environment()}
+    """Where a training of this identity, on such a device, keeps its checkpoint."""
+    known = {
+        "code": code_fingerprint(),
+        "device": pick_device().type,  # which has a random stream of its own
+        "precision": precision_from_environment(),
+    }
     text = json.dumps({**identity, **known}, sort_keys=True, default=str)
     return checkpoints / hashlib.sha256(text.encode()).hexdigest()[:16]
 
