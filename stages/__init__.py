@@ -5,12 +5,16 @@ import inspect
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 # A full or read-only disk, a quota, no permission, a file that may not grow.
 UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EFBIG}
+
+# What stops one of several processes mostly stops all; the first, which tells the run, ends first.
+FIRST_S = 10
 
 
 def run_stage(main: Callable[..., None]) -> None:
@@ -32,6 +36,8 @@ def run_stage(main: Callable[..., None]) -> None:
     try:
         main(*arguments)
     except (ValueError, FloatingPointError) as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(FIRST_S)
         sys.exit(f"{name}: {error}")
     except OSError as error:
         if _is_network(error):

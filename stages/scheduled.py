@@ -198,7 +198,9 @@ def _tell(stage: str) -> None:
         return
     run = read_json(file)
     name, place = f"`{run['run_id']}`", run["tracking_uri"]
-    if place.startswith("http"):
+    if not run["run_id"]:
+        name = "that waits for its server"
+    elif place.startswith("http"):
         name = f"[{name}]({place}/#/experiments/{run['experiment_id']}/runs/{run['run_id']})"
     told = [
         f"MLflow run {name} at {place}, {run['wall_s']:.0f} s, {run['peak_memory_mb']} MB, "

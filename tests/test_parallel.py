@@ -31,6 +31,20 @@ else:
     train(Path(data), Path(folder), cell)
 """
 
+DIVERGING = """
+from pathlib import Path
+from stages import run_stage
+from tests.worlds import small_params, train_small_audio_vae
+
+def main(loops, folder):
+    section = small_params().train_audio_vae
+    training = section.training.model_copy(update={"learning_rate": 1e9})
+    section = section.model_copy(update={"training": training})
+    train_small_audio_vae(Path(loops), Path(folder), params=section)
+
+run_stage(main)
+"""
+
 GRADIENTS = """
 import sys
 import torch
@@ -151,6 +165,15 @@ def test_the_end_of_one_process_is_that_of_all(
     assert not other.is_running() or other.status() == psutil.STATUS_ZOMBIE
     assert not folder.exists()
     assert torch.load(last, weights_only=True)["step"] > 0
+
+
+@pytest.mark.ci
+def test_what_stops_all_is_told_once_and_by_the_first(loops_folder: Path, tmp_path: Path) -> None:
+    process = begin(tmp_path, DIVERGING, 2, loops_folder, tmp_path / "vae")
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    assert said.count("train: the loss is") + said.count("train: a weight is no longer") == 1
+    assert "Traceback" not in said
 
 
 def test_alone_everything_is_ones_own() -> None:
