@@ -36,7 +36,9 @@ def run_stage(main: Callable[..., None]) -> None:
     try:
         main(*arguments)
     except (ValueError, FloatingPointError) as error:
-        if os.environ.get("LOCAL_RANK", "0") != "0":
+        from techloop.tracking import is_first
+
+        if not is_first():
             time.sleep(FIRST_S)
         sys.exit(f"{name}: {error}")
     except OSError as error:

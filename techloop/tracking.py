@@ -304,7 +304,7 @@ def track(
     Raises:
         ValueError: not inside a repository, or an input is not there.
     """
-    if any(os.environ.get(name, "0") != "0" for name in RANKS):
+    if not is_first():
         yield _Untold()
         return
     start = time.monotonic()
@@ -369,6 +369,11 @@ def track(
             "metrics": run.final,
         },
     )
+
+
+def is_first() -> bool:
+    """Whether this process is alone, or the one that tells of several that train together."""
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 def repository_root() -> Path:
@@ -557,16 +562,19 @@ class _Parent:
 
     def _record(self, stage: str) -> dict[str, Any]:
         """What is known of a stage's run; nothing if it has not run, or its file is damaged."""
-        with contextlib.suppress(ValueError):
+        try:
             record = read_json(self._runs / f"{stage}.json")
-            if isinstance(record, dict) and not record.get("run_id"):  # the server was away
-                finished = "attributes.status = 'FINISHED'"
-                for run in self._children("work", str(record.get("work")), finished)[:1]:
-                    record["run_id"] = run.info.run_id
-                    record["parent_run_id"] = run.data.tags["mlflow.parentRunId"]
-            if isinstance(record, dict) and record.get("run_id"):
-                return record
-        return {}
+        except ValueError:
+            return {}
+        if not isinstance(record, dict):
+            return {}
+        if not record.get("run_id"):  # the server was away
+            made = self._children("work", str(record.get("work")), "attributes.status = 'FINISHED'")
+            if not made:
+                return {}
+            record["run_id"] = made[0].info.run_id
+            record["parent_run_id"] = made[0].data.tags["mlflow.parentRunId"]
+        return record
 
     @staticmethod
     def _tag(stage: str) -> str:

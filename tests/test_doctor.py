@@ -17,7 +17,7 @@ from techloop.artifacts import read_json, write_json
 from techloop.cli import app
 from techloop.doctor import Finding, examine
 from techloop.tracking import track
-from tests.worlds import ROOT
+from tests.worlds import ROOT, free_port
 
 
 @pytest.fixture
@@ -59,8 +59,7 @@ def run(root: Path, finding: Finding) -> None:
 
 
 def away() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 @pytest.fixture

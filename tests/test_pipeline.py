@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -163,6 +165,18 @@ def test_the_study_is_made_when_asked_for_and_reported(repository: Path) -> None
     assert "Running stage" not in again
 
 
+@contextmanager
+def mistaken(repository: Path, *change: str) -> Iterator[None]:
+    """params.yaml with one text for another."""
+    params = repository / "params.yaml"
+    right = params.read_text(encoding="utf-8")
+    try:
+        params.write_text(right.replace(*change), encoding="utf-8")
+        yield
+    finally:
+        params.write_text(right, encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("stage", "change", "complaint"),
     [
@@ -179,14 +193,10 @@ def test_a_persons_mistake_ends_as_one_paragraph(
         files = (p for p in (repository / "data").rglob("*") if p.is_file())
         return {p: p.stat().st_mtime_ns for p in files}
 
-    params, before = repository / "params.yaml", written()
-    right = params.read_text(encoding="utf-8")
+    before = written()
     cell = ["kl-posterior-4"] if stage == "train_latent_vae" else []
-    try:
-        params.write_text(right.replace(*change), encoding="utf-8")
+    with mistaken(repository, *change):
         said = run(repository, sys.executable, "-m", f"stages.{stage}", *cell, fails=True)
-    finally:
-        params.write_text(right, encoding="utf-8")
     assert complaint in said
     assert "Traceback" not in said
     assert written() == before
@@ -194,13 +204,9 @@ def test_a_persons_mistake_ends_as_one_paragraph(
 
 @pytest.mark.ci
 def test_what_was_there_before_a_stage_failed_comes_back(repository: Path) -> None:
-    params, before = repository / "params.yaml", contents(repository / "data")
-    right = params.read_text(encoding="utf-8")
-    try:
-        params.write_text(right.replace("bpm: 125", "bpm: 126"), encoding="utf-8")
+    before = contents(repository / "data")
+    with mistaken(repository, "bpm: 125", "bpm: 126"):
         said = run(repository, "dvc", "repro", "prepare_loops", fails=True)
-    finally:
-        params.write_text(right, encoding="utf-8")
     assert "nearest tempi that are" in said
     assert contents(repository / "data") != before, "DVC clears outputs before a stage begins"
     run(repository, "dvc", "checkout", "dvc.yaml")

@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from ruamel.yaml import YAML
 
 from techloop.artifacts import fingerprint, read_json, write_json
 from techloop.tracking import deliver, git_state, repository_root, shown_address, track
-from tests.worlds import ROOT, small_params
+from tests.worlds import ROOT, free_port, small_params
 
 
 @pytest.fixture
@@ -407,8 +406,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen | None = None
 
@@ -548,8 +546,7 @@ def test_other_work_is_another_run(root: Path, what: str) -> None:
 def test_what_failed_without_the_server_is_told_before_it_is_gone_on_with(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free.getsockname()[1]}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     with pytest.warns(UserWarning, match="cannot be reached"), pytest.raises(RuntimeError):
         fail({})
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -564,8 +561,7 @@ def test_what_was_made_without_the_server_is_found_when_the_cache_gives_it(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_params(root, 0)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free.getsockname()[1]}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     with pytest.warns(UserWarning, match="cannot be reached"), track("train", {}) as run:
         run.log({"loss": 1.0})
     assert record(root, "train")["run_id"] == ""
@@ -579,30 +575,43 @@ def test_what_was_made_without_the_server_is_found_when_the_cache_gives_it(
     assert rows(root, cached) == [(made,)]
 
 
-@pytest.mark.parametrize("deleted", ["run", "experiment"])
-def test_what_is_deleted_meanwhile_stops_no_stage(root: Path, deleted: str) -> None:
+def test_a_run_that_is_deleted_meanwhile_stops_no_stage(root: Path) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
-    with contextlib.ExitStack() as stack:
-        if deleted == "run":
-            stack.enter_context(pytest.warns(UserWarning, match="takes nothing more of this run"))
+
+    def train() -> None:
         with track("train", {}) as run:
-            if deleted == "run":
-                client.delete_run(run.id)
-                run.log({"loss": 1.0}, step=1)
-                run.tell()
+            client.delete_run(run.id)
+            run.log({"loss": 1.0}, step=1)
+            run.tell()
             run.log({"loss": 1.0}, step=2)
-        if deleted == "experiment":
-            client.delete_experiment(run.experiment_id)
-        with track("next", {}) as run:
-            run.log({"loss": 1.0})
+
+    with pytest.warns(UserWarning, match="takes nothing more of this run"):
+        train()
     assert record(root, "train")["metrics"]["wall_s"] >= 0
+    with (
+        pytest.warns(UserWarning, match="takes nothing more of this run"),
+        track("next", {}) as run,
+    ):
+        run.log({"loss": 1.0})
     assert runs(root, "next") == [("next", "FINISHED")]
-    if deleted == "experiment":
-        found = client.get_experiment_by_name("techloop")
-        assert found
-        assert found.lifecycle_stage == "active"
+
+
+def test_an_experiment_that_was_deleted_comes_back(root: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
+    with track("train", {}) as run:
+        run.log({"loss": 1.0}, step=2)
+    assert record(root, "train")["metrics"]["wall_s"] >= 0
+    client.delete_experiment(run.experiment_id)
+    with track("next", {}) as run:
+        run.log({"loss": 1.0})
+    assert runs(root, "next") == [("next", "FINISHED")]
+    found = client.get_experiment_by_name("techloop")
+    assert found
+    assert found.lifecycle_stage == "active"
 
 
 @pytest.mark.ci
@@ -662,8 +671,7 @@ def test_a_team_on_a_fresh_server_loses_no_step_and_shares_a_parent(
 
 
 def test_no_password_is_told_when_a_stage_fails_without_its_server(root: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"http://team:hunter2@127.0.0.1:{free.getsockname()[1]}"
+    address = f"http://team:hunter2@127.0.0.1:{free_port()}"
     script = (
         "from techloop.tracking import track\n"
         "with track('stage', {}) as run:\n    run.log({'loss': 1.0}, 1)\n    raise OSError('burst')"
@@ -737,8 +745,7 @@ def test_another_machine_may_be_quicker_to_make_the_experiment(
 def test_what_waits_is_delivered_once_and_keeps_no_other_run_from_its_work(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free.getsockname()[1]}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     with pytest.warns(UserWarning, match="cannot be reached"), track("early", {}):
         pass
     monkeypatch.delenv("MLFLOW_TRACKING_URI")

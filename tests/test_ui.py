@@ -7,6 +7,7 @@ import pytest
 
 from stages import ui
 from stages.ui import main, server_command
+from tests.worlds import free_port
 
 
 @pytest.fixture
@@ -17,16 +18,11 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return str(listening.getsockname()[1])
-
-
 def test_it_serves_the_repositorys_runs_to_this_machine_alone(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (root / "mlflow.db").touch()
-    port = free_port()
+    port = str(free_port())
     command = server_command(root, port)
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--port") + 1] == port
@@ -51,7 +47,7 @@ def test_it_serves_the_repositorys_runs_to_this_machine_alone(
 
 def test_what_stands_in_its_way_is_said(root: Path) -> None:
     with pytest.raises(ValueError, match="no stage has run here"):
-        server_command(root, free_port())
+        server_command(root, str(free_port()))
     (root / "mlflow.db").touch()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = str(listening.getsockname()[1])

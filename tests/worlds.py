@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ def train_small_latent_vae(latents: Path, folder: Path, cell: str, **kwargs: Any
         "checkpoints": folder.parent / "checkpoints",
     } | kwargs
     return train_latent_vae(latents, folder, params=params, cell=params.cell(cell), seed=0, **told)
+
+
+def free_port() -> int:
+    """A port of this machine at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 class FullDisk:
