@@ -31,27 +31,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from waveform_vae import WaveformVAE
 
-from techloop.analysis.reconstruction import reconstruction_metrics
-from techloop.datasets import LoopDataset
-from techloop.figures import spectrogram_grid
+from techloop.audio.spectral import log_mel
+from techloop.audio.vocoder import log_amplitudes
+from techloop.data.datasets import LoopDataset
+from techloop.evaluation.reconstruction import reconstruction_metrics
 from techloop.grid import Grid
-from techloop.latents import latent_metrics
-from techloop.losses import gaussian_kl, rate, spectral_distance
 from techloop.models.audio_vae import AudioVAE
-from techloop.models.blocks import sample
+from techloop.models.base import parameter_count
 from techloop.models.latent_vae import LatentVAE
-from techloop.models.model import parameter_count
+from techloop.models.sampling import sample
 from techloop.params import AudioVAECell, TrainAudioVAE, load_params
-from techloop.spectral import log_mel
+from techloop.reporting.plots import spectrogram_grid
 from techloop.training import audio_vae as training
 from techloop.training.latent_vae import distortion_nats, latent_vae_metrics
-from techloop.training.loop import (
-    GRADIENT_NORM,
-    optimizer_of,
-    precision_from_environment,
-    schedule,
-)
-from techloop.vocoder import analyse
+from techloop.training.latents import latent_metrics
+from techloop.training.loop import GRADIENT_NORM, optimizer_of, precision_from_environment, schedule
+from techloop.training.losses import gaussian_kl, rate, spectral_distance
 
 ROOT = Path(__file__).parent.parent
 BFLOAT16 = precision_from_environment() == "bf16-mixed"
@@ -110,7 +105,9 @@ def phaseless(given: Given, components: bool = True) -> Trained:
     vae = AudioVAE(given.grid, **given.params.model.model_dump())
     start = cpu_seconds()
     random = [layer.weight.detach().clone() for layer in (vae.encoder.linear, vae.decoder.linear)]
-    vae.start_from(torch.cat([analyse(x, given.grid.hop)[..., ::4] for x in given.loops.split(16)]))
+    vae.init_from_pca(
+        torch.cat([log_amplitudes(x, given.grid.hop)[..., ::4] for x in given.loops.split(16)])
+    )
     if not components:
         vae.encoder.linear.weight.data, vae.decoder.linear.weight.data = random
     left = given.seconds - (cpu_seconds() - start)
@@ -225,8 +222,8 @@ def speed(given: Given) -> None:
     """Print what the library's model costs, and how near it comes to its matrix products."""
     vae = AudioVAE(given.grid, **given.params.model.model_dump())
     with torch.inference_mode():
-        known = torch.cat([analyse(x, given.grid.hop) for x in given.loops[:32].split(16)])
-    vae.start_from(known.clone())
+        known = torch.cat([log_amplitudes(x, given.grid.hop) for x in given.loops[:32].split(16)])
+    vae.init_from_pca(known.clone())
     batch = given.loops[:16]
 
     @torch.inference_mode()

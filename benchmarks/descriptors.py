@@ -12,8 +12,8 @@ import librosa
 import numpy as np
 import torch
 
-from techloop.datasets import LoopDataset
-from techloop.descriptors import WINDOW, frame_descriptors, loop_descriptors
+from techloop.audio.descriptors import WINDOW, frame_descriptors, loop_descriptors
+from techloop.data.datasets import LoopDataset
 from techloop.grid import Grid
 
 BATCH, ROUNDS = 8, 5

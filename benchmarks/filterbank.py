@@ -10,7 +10,7 @@ from scipy.signal import firwin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from techloop.spectral import wrap
+from techloop.audio.spectral import wrap
 
 
 class FilterBank(nn.Module):

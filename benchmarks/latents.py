@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from techloop.artifacts import read_json, write_json
-from techloop.datasets import LatentDataset, LoopDataset, latents_header
-from techloop.latents import extract_latents
+from techloop.data.datasets import LatentDataset, LoopDataset, latents_header
 from techloop.params import ExtractLatents
+from techloop.training.latents import extract_latents
 
 SHARDS, LOOPS = 4, 4_000  # of 31 kB each at 32 dimensions, twice
 

@@ -33,11 +33,12 @@ import soxr
 from quality import Given, accuracy, cut_bars, duplicates, seam, seconds, show
 from tqdm import tqdm
 
-from techloop import loops, preparation, tempo
 from techloop.artifacts import read_json
+from techloop.data import build as preparation
+from techloop.data import loops, tempo
+from techloop.data.sources import folder, synth
 from techloop.grid import Grid
 from techloop.params import load_params
-from techloop.sources import folder, synth
 
 ROOT = Path(__file__).parent.parent
 TARGET = 250  # seconds of 44.1 kHz stereo a second on one core
@@ -54,7 +55,7 @@ PHASES = (  # a function's time counts as the phase; that of one in it counts th
     ("cut, stretch", loops, "stretch_circle"),
     ("clean, loudness", loops, "_clipped_share"),
     ("clean, loudness", loops, "normalise"),
-    ("fingerprint", preparation, "loop_print"),
+    ("fingerprint", preparation, "fingerprint_spectrogram"),
     ("near-duplicates", preparation, "near_duplicates"),
     ("write", preparation, "_write_part"),
     ("write", preparation, "_assemble"),
@@ -87,7 +88,7 @@ def main() -> None:
         if not paths:
             parser.error(f"{told.folder} holds no audio that can be read")
         section = load_params(ROOT / "params.yaml").prepare_loops
-        recipe = loops.Recipe(Grid(), **section.recipe.model_dump())
+        recipe = loops.PreparationConfig(Grid(), **section.recipe.model_dump())
         for part in told.parts:
             print(f"\n== {part} (load {os.getloadavg()[0]:.1f})\n", flush=True)
             with tempfile.TemporaryDirectory(dir=scratch) as tmp:
@@ -173,7 +174,7 @@ def memory(given: Given) -> None:
     print("MB: proportional set size where the system tells it, sampled every 0.1 s.")
 
 
-def _prepare(source: Path, recipe: loops.Recipe, tmp: Path, workers: int = 0) -> float:
+def _prepare(source: Path, recipe: loops.PreparationConfig, tmp: Path, workers: int = 0) -> float:
     """How many seconds it takes to prepare a folder."""
     settings: dict[str, Any] = load_params(ROOT / "params.yaml").prepare_loops.model_dump()
     told = ("train_fraction", "validation_fraction", "max_similarity", "shard_mb")
@@ -192,7 +193,9 @@ def _prepare(source: Path, recipe: loops.Recipe, tmp: Path, workers: int = 0) ->
     return time.perf_counter() - start
 
 
-def _profiled(source: Path, recipe: loops.Recipe, given: Given) -> tuple[float, Counter[str]]:
+def _profiled(
+    source: Path, recipe: loops.PreparationConfig, given: Given
+) -> tuple[float, Counter[str]]:
     """Seconds of the fastest of some runs, and how they spread over `PHASES`."""
     runs = []
     for _ in tqdm(range(1 if given.quick else 5), desc=source.name, leave=False):

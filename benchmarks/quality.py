@@ -14,10 +14,13 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from techloop import audio, loops, tempo
-from techloop.duplicates import loop_print, near_duplicates
+from techloop import audio
+from techloop.audio.recording import Rejected
+from techloop.data import loops, tempo
+from techloop.data.deduplicate import fingerprint_spectrogram, near_duplicates
+from techloop.data.source import Item
+from techloop.data.sources import folder
 from techloop.grid import Grid
-from techloop.sources import Item, Rejected, folder
 
 NEAR_S = 0.03  # a bar line that is off by more is heard to be
 BARS, EXCERPT_S = (1, 2, 4, 8, 16), (5.3, 11.7, 26.3, 43.9)
@@ -30,7 +33,7 @@ class Given:
 
     paths: list[Path]
     truth: dict[str, tuple[float, float]]
-    recipe: loops.Recipe
+    recipe: loops.PreparationConfig
     tmp: Path
     files: list[int]
     quick: bool
@@ -65,7 +68,9 @@ def accuracy(given: Given) -> None:
     _excerpts(known, given.recipe, 1 if given.quick else 4)
 
 
-def _excerpts(known: Sequence[tuple[Path, float, float]], recipe: loops.Recipe, times: int) -> None:
+def _excerpts(
+    known: Sequence[tuple[Path, float, float]], recipe: loops.PreparationConfig, times: int
+) -> None:
     """Excerpts at other speeds, of which nothing but their sound and length tells the tempo."""
     rng = np.random.default_rng(0)
     heard: dict[str, list[tuple[bool, bool, float]]] = defaultdict(list)
@@ -116,8 +121,8 @@ def seam(given: Given) -> None:
     """How bars of long recordings sound where they wrap around, with their seam closed and not."""
     import torch
 
-    from techloop.analysis.generation import seam_ratio
-    from techloop.descriptors import onset_strength
+    from techloop.audio.descriptors import onset_strength
+    from techloop.evaluation.generation import seam_ratio
 
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
     worst = (0.0, "none")
@@ -173,7 +178,7 @@ def duplicates(given: Given) -> None:
     rng, rate = np.random.default_rng(0), given.recipe.grid.sample_rate_hz
     names, bars = zip(*cut_bars(given.paths, given.recipe), strict=True)
     names = np.array(names)
-    prints = np.stack([loop_print(bar, rate) for bar in bars])
+    prints = np.stack([fingerprint_spectrogram(bar, rate) for bar in bars])
     alike = prints.astype(np.float32) @ prints.astype(np.float32).T
     np.fill_diagonal(alike, -1)
     same = names[:, None] == names
@@ -181,7 +186,9 @@ def duplicates(given: Given) -> None:
     found["nearest of the same file"] = list(np.where(same, alike, -1).max(axis=1))
     for i in tqdm(rng.permutation(len(bars))[:100], desc="copies", leave=False):
         for name, changed in _guises(bars[i], rate, rng):
-            product = prints[i].astype(np.float32) @ loop_print(changed, rate).astype(np.float32)
+            product = prints[i].astype(np.float32) @ fingerprint_spectrogram(changed, rate).astype(
+                np.float32
+            )
             found.setdefault(name, []).append(product)
     rows = []
     for name, products in found.items():
@@ -230,7 +237,9 @@ def _guises(
         yield f"itself {ms} ms later", np.roll(bar, ms * rate // 1000)
 
 
-def cut_bars(paths: Sequence[Path], recipe: loops.Recipe) -> list[tuple[str, np.ndarray]]:
+def cut_bars(
+    paths: Sequence[Path], recipe: loops.PreparationConfig
+) -> list[tuple[str, np.ndarray]]:
     """All loops of some files, each with the name of its file, however unsure their tempo."""
     found = []
     for path in tqdm(paths, desc="bars", leave=False):

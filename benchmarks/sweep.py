@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from techloop.artifacts import code_fingerprint, read_json, whole_file
-from techloop.figures import sweeps
+from techloop.artifacts import atomic_file, read_json
+from techloop.closure import code_fingerprint
 from techloop.params import AudioVAECell, load_params
+from techloop.reporting.plots import sweeps
 from techloop.training.audio_vae import train_audio_vae
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +41,7 @@ def main() -> None:
     cadence = {"loops": told.budget, "validate_every_loops": told.budget}
     params = params.model_copy(update={"training": params.training.model_copy(update=cadence)})
     table = told.out / "sweep.csv"
-    made_by = f"{code_fingerprint()}-{read_json(Path(told.loops) / 'card.json')['fingerprint']}"
+    made_by = f"{code_fingerprint('techloop.training.audio_vae')}-{read_json(Path(told.loops) / 'card.json')['fingerprint']}"
     rows = pd.read_csv(table).to_dict("records") if table.exists() else []
     rows = [row for row in rows if (row["made_by"], row["loops_seen"]) == (made_by, told.budget)]
     known = {(row["regulariser"], row["weight"]) for row in rows}
@@ -71,7 +72,7 @@ def main() -> None:
                     "made_by": made_by,
                 }
             )
-            with whole_file(table) as new:
+            with atomic_file(table) as new:
                 pd.DataFrame(rows).to_csv(new, index=False)
     found = pd.DataFrame(rows)
     found["distance"] = found["log_distance"] + found["linear_distance"]

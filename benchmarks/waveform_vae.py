@@ -12,7 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from techloop.models.blocks import ChannelNorm, CircularConv, ResidualBlock, fold, trunk, unfold
+from techloop.models.layers import (
+    CircularConv,
+    ResidualBlock,
+    RMSNorm,
+    patchify,
+    residual_stack,
+    unpatchify,
+)
 
 SIGMA_FLOOR = 0.05
 DILATIONS = (1, 3, 9)
@@ -48,11 +55,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.stem = CircularConv(bands, widths[0], 7)
         self.levels = nn.Sequential(*(Halve(a, b) for a, b in pairwise(widths)))
-        self.trunk = trunk(widths[-1], blocks, DILATIONS)
+        self.stack = residual_stack(widths[-1], blocks, DILATIONS)
         self.head = nn.Conv1d(widths[-1], 2 * latent_dim, 1)
 
     def forward(self, bands: Float[Tensor, "b bands t"]) -> tuple[Tensor, Tensor]:  # noqa: D102
-        h = self.trunk(self.levels(self.stem(compress(bands))))
+        h = self.stack(self.levels(self.stem(compress(bands))))
         mu, raw = self.head(h).float().chunk(2, 1)
         return mu, SIGMA_FLOOR + F.softplus(raw)
 
@@ -64,13 +71,13 @@ class Decoder(nn.Module):
         super().__init__()
         widths = widths[::-1]
         self.stem = CircularConv(latent_dim, widths[0], 3)
-        self.trunk = trunk(widths[0], blocks, DILATIONS)
+        self.stack = residual_stack(widths[0], blocks, DILATIONS)
         self.levels = nn.Sequential(*(Double(a, b) for a, b in pairwise(widths)))
-        self.norm = ChannelNorm(widths[-1])
+        self.norm = RMSNorm(widths[-1])
         self.head = CircularConv(widths[-1], 3 * bands, 7)
 
     def forward(self, z: Tensor, noise: Tensor) -> Float[Tensor, "b bands t"]:  # noqa: D102
-        h = self.levels(self.trunk(self.stem(z)))
+        h = self.levels(self.stack(self.stem(z)))
         wave, loudness, noise_loudness = self.head(self.norm(h)).float().chunk(3, 1)
         return wave.tanh() * loud(loudness) + noise * loud(noise_loudness - 2)
 
@@ -84,7 +91,7 @@ class Halve(nn.Module):
         self.narrow = nn.Conv1d(2 * inputs, outputs, 1)
 
     def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b d u"]:  # noqa: D102
-        return self.narrow(fold(self.block(x), 2))
+        return self.narrow(patchify(self.block(x), 2))
 
 
 class Double(nn.Module):
@@ -96,7 +103,7 @@ class Double(nn.Module):
         self.blocks = nn.Sequential(ResidualBlock(outputs), ResidualBlock(outputs, 3))
 
     def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b d u"]:  # noqa: D102
-        return self.blocks(unfold(self.widen(x), 2))
+        return self.blocks(unpatchify(self.widen(x), 2))
 
 
 def compress(bands: Tensor) -> Tensor:

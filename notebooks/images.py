@@ -63,9 +63,9 @@ class Images(NamedTuple):
 
     source: str
     train: Float[Tensor, "n 1 28 28"]
-    train_labels: Int[Tensor, "n"]
+    train_labels: Int[Tensor, " n"]
     test: Float[Tensor, "m 1 28 28"]
-    test_labels: Int[Tensor, "m"]
+    test_labels: Int[Tensor, " m"]
     classes: tuple[str, ...]
 
     def spread(self, *, train: int, test: int) -> "Images":

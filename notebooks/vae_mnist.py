@@ -20,7 +20,7 @@
 # notebook takes their objectives to images of 28 × 28 pixels, where a look tells what takes a listen
 # there: what the two terms trade, what a regulariser does to the latent space, how a posterior
 # collapses, and what lies between two points. The KL, the discrepancy, the Gaussian likelihood and
-# the Fréchet distance are [techloop's own functions](../techloop/losses.py), so what is learned here
+# the Fréchet distance are [techloop's own functions](../techloop/training/losses.py), so what is learned here
 # holds there.
 #
 # *Run it* with `make notebook` (under 15 minutes on two cores), or cell by cell in Jupyter.
@@ -44,10 +44,10 @@ from IPython.display import Markdown, display
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from techloop.analysis.generation import PrincipalComponents, frechet_distance
+from techloop.evaluation.generation import PrincipalComponents, frechet_distance
 from techloop.instrument import interpolate, interpolate_spherically
-from techloop.losses import active_units, gaussian_kl, gaussian_nll, mmd, rate
-from techloop.models.blocks import sample
+from techloop.models.sampling import sample
+from techloop.training.losses import active_units, gaussian_kl, gaussian_nll, mmd, rate
 
 QUICK = bool(os.environ.get("TECHLOOP_QUICK"))
 SEEDS = (0,) if QUICK else (0, 1, 2)
@@ -629,7 +629,7 @@ pd.DataFrame(harder)
 #
 # Loops are like clothing in that: much of a hi-hat is noise, of which only the level can be told. So
 # techloop does not ask which samples a loop has, but how loud each band is, and reports the
-# [fine structure](../techloop/analysis/reconstruction.py) that is lost as a number of its own.
+# [fine structure](../techloop/evaluation/reconstruction.py) that is lost as a number of its own.
 
 # %% [markdown]
 # ## 5. Generation
@@ -715,19 +715,19 @@ for name, run in planes.items():
 #
 # | here | in techloop |
 # |---|---|
-# | closed-form KL, rate with free nats, MMD | the same functions: [`losses.py`](../techloop/losses.py) |
+# | closed-form KL, rate with free nats, MMD | the same functions: [`losses.py`](../techloop/training/losses.py) |
 # | a Gaussian of free deviation | VAE 2 predicts one for each latent, and is judged by its likelihood or by the KL of VAE 1's posterior to it: [`training/latent_vae.py`](../techloop/training/latent_vae.py) |
-# | a likelihood of pixels | VAE 1 has a distance of log spectra instead, with a weight: [`losses.spectrogram_distance`](../techloop/losses.py) |
+# | a likelihood of pixels | VAE 1 has a distance of log spectra instead, with a weight: [`losses.spectrogram_distance`](../techloop/training/losses.py) |
 # | one code an image | VAE 1: a code every 8 ms. VAE 2: 60 points a loop down to one: [`models/latent_vae.py`](../techloop/models/latent_vae.py) |
-# | convolutions share weights over places | convolutions around the circle, as a loop has no first beat: [`blocks.CircularConv`](../techloop/models/blocks.py) |
-# | batch normalisation | normalisation of each frame by itself, the same in training and in use: [`blocks.ChannelNorm`](../techloop/models/blocks.py) |
+# | convolutions share weights over places | convolutions around the circle, as a loop has no first beat: [`blocks.CircularConv`](../techloop/models/layers.py) |
+# | batch normalisation | normalisation of each frame by itself, the same in training and in use: [`blocks.RMSNorm`](../techloop/models/layers.py) |
 # | the weight of a regulariser moves along rate and distortion | `train_audio_vae.cells` in [`params.yaml`](../params.yaml), and `make sweep` |
 # | posteriors of a WAE that shrink to points | a floor under every deviation: [`models/audio_vae.py`](../techloop/models/audio_vae.py) |
-# | codes that miss the prior | a prior learned from the codes after training (Ghosh et al., 2020): [`latent_vae.learn_prior`](../techloop/models/latent_vae.py) |
+# | codes that miss the prior | a prior learned from the codes after training (Ghosh et al., 2020): [`latent_vae.fit_prior`](../techloop/models/latent_vae.py) |
 # | collapse, seen in active units | a warning while training, warm-up and free nats: [`training/latent_vae.py`](../techloop/training/latent_vae.py) |
-# | a line or an arc between digits | morphs between loops, and how smooth they are: [`smoothness.py`](../techloop/analysis/smoothness.py) |
-# | Fréchet distance to test images | the same function: [`generation.py`](../techloop/analysis/generation.py) |
+# | a line or an arc between digits | morphs between loops, and how smooth they are: [`smoothness.py`](../techloop/evaluation/smoothness.py) |
+# | Fréchet distance to test images | the same function: [`generation.py`](../techloop/evaluation/generation.py) |
 #
 # One thing does not carry over. Here the model sees the very pixels that are judged; in sound, two
 # loops that sound alike may differ in every sample. So VAE 1 models spectra without phase, and the
-# wave is laid out from them: [`vocoder.py`](../techloop/vocoder.py).
+# wave is laid out from them: [`vocoder.py`](../techloop/audio/vocoder.py).

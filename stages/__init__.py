@@ -36,7 +36,7 @@ def run_stage(main: Callable[..., None]) -> None:
     try:
         main(*arguments)
     except (ValueError, FloatingPointError) as error:
-        from techloop.tracking import is_first
+        from techloop.tracking.run import is_first
 
         if not is_first():
             time.sleep(FIRST_S)

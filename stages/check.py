@@ -24,10 +24,10 @@ from ruamel.yaml import YAML
 
 from stages import run_stage
 from techloop.params import Params, check_params, load_params
-from techloop.profiles import merged
+from techloop.pipeline.profiles import merged
 
 if TYPE_CHECKING:
-    from techloop.costs import Card, Meter
+    from techloop.pipeline.costs import Card, Meter
 
 SIZES = (1, 2, 3)  # batches that a step is counted at
 TRAINING = {"loops": 9, "batch_size": 3, "validate_every_loops": 9, "checkpoint_every_loops": 9}
@@ -93,7 +93,7 @@ def main(memory_gb: str = "24") -> None:
     if not memory_gb.isdecimal() or not int(memory_gb):
         raise ValueError(f"{memory_gb!r} is no whole number of GB, as in: make check GB=16")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before PyTorch is imported
-    from techloop.costs import Card, Cost
+    from techloop.pipeline.costs import Card, Cost
 
     card = Card(memory_gb=float(memory_gb))
     params, pipeline = load_params(), YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
@@ -162,7 +162,7 @@ def _run(stage: str, cell: tuple[str, ...]) -> "Meter":
     Raises:
         ValueError: as it does.
     """
-    from techloop.costs import metered
+    from techloop.pipeline.costs import metered
     from techloop.training import loop
 
     said = io.StringIO()
@@ -186,7 +186,7 @@ def _run(stage: str, cell: tuple[str, ...]) -> "Meter":
 
 def _training(stage: str, meter: "Meter", params: Params, card: "Card") -> Estimate:
     """Of all steps of a training, at the batch size of params.yaml."""
-    from techloop.costs import at_batch
+    from techloop.pipeline.costs import at_batch
 
     training = getattr(params, stage).training
     step = at_batch(meter.steps, SIZES, training.batch_size)
@@ -210,7 +210,7 @@ def _row(name: str, of: Estimate) -> str:
 
 def _told(params: Params, card: "Card", models: int, seconds: float) -> str:
     """What else there is to know, and what was assumed."""
-    from techloop.parallel import precision_from_environment
+    from techloop.training.distributed import precision_from_environment
 
     grid, audio = params.beat_grid(), params.train_audio_vae
     loops = params.prepare_loops.synth.loops

@@ -2,13 +2,13 @@
 
 from stages import run_stage
 from techloop.params import load_params
-from techloop.tracking import track
+from techloop.tracking.run import track
 
 
 def main(cell: str) -> None:
     """Write reports/controls/<cell>."""
-    from techloop.analysis.controls import evaluate_controls
-    from techloop.datasets import LoopDataset
+    from techloop.data.datasets import LoopDataset
+    from techloop.evaluation.controls import evaluate_controls
     from techloop.instrument import Instrument
 
     params = load_params()

@@ -2,13 +2,13 @@
 
 from stages import run_stage
 from techloop.params import load_params
-from techloop.tracking import track
+from techloop.tracking.run import track
 
 
 def main(cell: str) -> None:
     """Write reports/descriptors/<cell>."""
-    from techloop.analysis.correlation import evaluate_descriptors
-    from techloop.datasets import LatentDataset, LoopDataset
+    from techloop.data.datasets import LatentDataset, LoopDataset
+    from techloop.evaluation.descriptors import evaluate_descriptors
 
     params = load_params()
     section, folder = params.evaluate_descriptors, f"reports/descriptors/{cell}"

@@ -2,13 +2,13 @@
 
 from stages import run_stage
 from techloop.params import load_params
-from techloop.tracking import track
+from techloop.tracking.run import track
 
 
 def main(cell: str) -> None:
     """Write reports/generation/<cell>."""
-    from techloop.analysis.generation import evaluate_generation
-    from techloop.datasets import LoopDataset
+    from techloop.data.datasets import LoopDataset
+    from techloop.evaluation.generation import evaluate_generation
     from techloop.instrument import Instrument
 
     params = load_params()

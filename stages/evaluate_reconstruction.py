@@ -2,13 +2,13 @@
 
 from stages import run_stage
 from techloop.params import load_params
-from techloop.tracking import track
+from techloop.tracking.run import track
 
 
 def main(cell: str) -> None:
     """Write reports/reconstruction/<cell>."""
-    from techloop.analysis.reconstruction import evaluate_reconstruction
-    from techloop.datasets import LoopDataset
+    from techloop.data.datasets import LoopDataset
+    from techloop.evaluation.reconstruction import evaluate_reconstruction
     from techloop.models.audio_vae import AudioVAE
 
     params = load_params()

@@ -2,13 +2,13 @@
 
 from stages import run_stage
 from techloop.params import load_params
-from techloop.tracking import track
+from techloop.tracking.run import track
 
 
 def main(cell: str) -> None:
     """Write reports/smoothness/<cell>."""
-    from techloop.analysis.smoothness import evaluate_smoothness
-    from techloop.datasets import LoopDataset
+    from techloop.data.datasets import LoopDataset
+    from techloop.evaluation.smoothness import evaluate_smoothness
     from techloop.instrument import Instrument
 
     params = load_params()

@@ -2,12 +2,12 @@
 
 from stages import run_stage
 from techloop.params import load_params
-from techloop.tracking import track
+from techloop.tracking.run import track
 
 
 def main(cell: str) -> None:
     """Encode data/loops with data/audio_vae/<cell>."""
-    from techloop.latents import extract_latents
+    from techloop.training.latents import extract_latents
 
     params, vae, folder = load_params(), f"data/audio_vae/{cell}", f"data/latents/{cell}"
     told, inputs = params.told("extract_latents"), ["data/loops", vae]

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from stages import run_stage
-from techloop.loops import Recipe
+from techloop.data.build import prepare_loops
+from techloop.data.loops import PreparationConfig
+from techloop.data.source import Source
+from techloop.data.sources.folder import FolderSource
+from techloop.data.sources.fsld import FSLDSource
+from techloop.data.sources.synth import SynthSource
 from techloop.params import Params, load_params
-from techloop.preparation import prepare_loops
-from techloop.sources import Source
-from techloop.sources.folder import FolderSource
-from techloop.sources.fsld import FSLDSource
-from techloop.sources.synth import SynthSource
-from techloop.tracking import track
+from techloop.tracking.run import track
 
 FOLDER = Path("data/loops")
 
@@ -26,7 +26,7 @@ def main() -> None:
         card = prepare_loops(
             source,
             FOLDER,
-            Recipe(params.beat_grid(), **section.recipe.model_dump()),
+            PreparationConfig(params.beat_grid(), **section.recipe.model_dump()),
             train_fraction=section.train_fraction,
             validation_fraction=section.validation_fraction,
             max_similarity=section.max_similarity,

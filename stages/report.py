@@ -4,12 +4,12 @@ from pathlib import Path
 
 from stages import run_stage
 from techloop.params import load_params
-from techloop.tracking import track
+from techloop.tracking.run import track
 
 
 def main() -> None:
     """Collect reports/ and data/ into the page."""
-    from techloop.report import STAGES, stages_before, write_report
+    from techloop.reporting.page import STAGES, stages_before, write_report
 
     params, reports = load_params(), Path("reports")
     cells = {

@@ -4,13 +4,13 @@ import os
 
 from stages import run_stage
 from techloop.params import LatentVAECell, load_params
-from techloop.tracking import track
+from techloop.tracking.run import track
 
 
 def main(regulariser: str, objective: str, length: str, seed: str) -> None:
     """Write reports/study/runs/<regulariser>-<objective>-<length>-<seed>.json."""
-    from techloop.analysis.study import run_of_study
     from techloop.artifacts import write_json
+    from techloop.evaluation.study import run_of_study
 
     os.environ.pop("TECHLOOP_DEVICES", None)  # many small trainings: each is for one device
     params = load_params()

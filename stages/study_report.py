@@ -5,12 +5,12 @@ from pathlib import Path
 
 from stages import run_stage
 from techloop.params import load_params
-from techloop.tracking import track
+from techloop.tracking.run import track
 
 
 def main() -> None:
     """Write reports/study/summary."""
-    from techloop.analysis.study import report_study
+    from techloop.evaluation.study import report_study
 
     study, folder = load_params().study, Path("reports/study/runs")
     cells = product(study.regulariser, study.objective, study.length, study.seed)

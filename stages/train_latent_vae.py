@@ -2,7 +2,7 @@
 
 from stages import run_stage
 from techloop.params import load_params
-from techloop.tracking import track
+from techloop.tracking.run import track
 
 
 def main(cell: str) -> None:

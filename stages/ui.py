@@ -11,7 +11,7 @@ import webbrowser
 from pathlib import Path
 
 from stages import run_stage
-from techloop.tracking import experiment_id, repository_root, shown_address, tracking_address
+from techloop.tracking.run import experiment_id, repository_root, shown_address, tracking_address
 
 HOST = "127.0.0.1"
 PATIENCE_S = 120.0  # for the server to answer, before a browser is opened

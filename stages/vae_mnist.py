@@ -7,7 +7,7 @@ from typing import Any
 
 from stages import run_stage
 from techloop.params import load_params
-from techloop.tracking import track
+from techloop.tracking.run import track
 
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
 MISTAKES = ("FileNotFoundError", "ValueError")  # of a person, as `images.py` raises them
@@ -38,7 +38,7 @@ def main() -> None:
     from nbclient.exceptions import CellExecutionError
     from tqdm import tqdm
 
-    from techloop.artifacts import write_whole
+    from techloop.artifacts import atomic_write
 
     section, page = load_params().vae_mnist, Path("reports/vae_mnist.html")
     os.environ["TECHLOOP_IMAGES"] = section.path
@@ -58,7 +58,7 @@ def main() -> None:
             if error.ename in MISTAKES:
                 raise ValueError(error.evalue) from None
             raise
-        write_whole(page, laid_out(notebook))
+        atomic_write(page, laid_out(notebook))
         run.artifacts(page)
 
 

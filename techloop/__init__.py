@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from techloop.datasets import LatentDataset, LoopDataset
+    from techloop.data.datasets import LatentDataset, LoopDataset
     from techloop.instrument import Instrument
 
 __version__ = version("techloop")

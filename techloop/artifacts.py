@@ -1,6 +1,5 @@
 """Self-describing folders: written whole, then renamed into place; fingerprinted."""
 
-import functools
 import hashlib
 import json
 import shutil
@@ -14,7 +13,7 @@ from upath import UPath
 
 
 @contextmanager
-def whole_folder(path: str | Path | UPath) -> Iterator[Path]:
+def atomic_folder(path: str | Path | UPath) -> Iterator[Path]:
     """A new folder that takes the place of `path` only when the block ends without an error.
 
     What stood at `path` stays until then. The new folder is made beside it, so that the rename
@@ -70,7 +69,7 @@ def remove(folder: Path | UPath) -> None:
 
 
 @contextmanager
-def whole_file(path: str | Path | UPath) -> Iterator[Path]:
+def atomic_file(path: str | Path | UPath) -> Iterator[Path]:
     """A new file that takes the place of `path` only when the block ends without an error."""
     path = UPath(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,15 +92,15 @@ def _name(error: BaseException, path: Path | UPath) -> None:
         error.filename = str(path)
 
 
-def write_whole(path: str | Path | UPath, content: str | bytes) -> None:
+def atomic_write(path: str | Path | UPath, content: str | bytes) -> None:
     """Write a file beside its place, then rename it there."""
-    with whole_file(path) as new:
+    with atomic_file(path) as new:
         new.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def write_json(path: str | Path | UPath, value: object) -> None:
     """Write JSON whole: keys as given, two spaces, NaN as null, a closing newline."""
-    write_whole(path, json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
+    atomic_write(path, json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: str | Path | UPath) -> Any:
@@ -139,13 +138,6 @@ def fingerprint(source: str | Path | UPath | Mapping[str, Path]) -> str:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         total.update(f"{name} {digest}\n".encode())
     return total.hexdigest()[:16]
-
-
-@functools.cache  # what this process runs, though a file be edited meanwhile
-def code_fingerprint() -> str:
-    """What the library's code is called by: an edited one must not resume another's work."""
-    package = Path(__file__).parent
-    return fingerprint({p.relative_to(package).as_posix(): p for p in package.rglob("*.py")})
 
 
 def _finite(value: object) -> object:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from techloop.inspection import LoopsFolder
+    from techloop.data.summary import LoopsFolder
     from techloop.instrument import Instrument
 
 
@@ -166,13 +166,13 @@ def prepare(
 ) -> None:
     """A dataset from a folder of any audio, without the pipeline. An interrupted run goes on."""
     with _paragraphs():
+        from techloop.data.build import prepare_loops
+        from techloop.data.loops import PreparationConfig
+        from techloop.data.sources.folder import FolderSource
         from techloop.grid import Grid
-        from techloop.loops import Recipe
-        from techloop.preparation import prepare_loops
-        from techloop.sources.folder import FolderSource
 
         grid = Grid(bpm=bpm, bars=bars, sample_rate_hz=sample_rate_hz)
-        recipe = Recipe(grid, stretch=stretch.value)
+        recipe = PreparationConfig(grid, stretch=stretch.value)
         card = prepare_loops(FolderSource(source), out, recipe, workers=workers)
     typer.echo(
         f"{card['loops']} loops of {card['items']} files; `techloop inspect {out}` says more"
@@ -191,7 +191,7 @@ def inspect(
 ) -> None:
     """What a dataset holds, what was left out of it and why, and how its tempi were found."""
     with _paragraphs():
-        from techloop.inspection import describe, open_loops
+        from techloop.data.summary import describe, open_loops
 
         loops = open_loops(folder)
         text = describe(loops, sys.stdout.encoding or "ascii")
@@ -209,7 +209,7 @@ def fetch_fsld(
 ) -> None:
     """Download the Freesound Loop Dataset (9 GB), or go on with it."""
     with _paragraphs():
-        from techloop.sources.fsld import download_fsld
+        from techloop.data.sources.fsld import download_fsld
 
         typer.echo(download_fsld(folder))
 
@@ -219,7 +219,7 @@ def doctor(
     folder: Annotated[Path, typer.Argument(help="Top of a checkout.")] = Path(),
 ) -> None:
     """What may be wrong with the machine, the settings, data and models; if it is, exit code 1."""
-    from techloop.doctor import examine
+    from techloop.pipeline.doctor import examine
 
     found = examine(folder.resolve())
     for finding in found:
@@ -238,7 +238,7 @@ def profile(
 ) -> None:
     """Give params.yaml the sizes of a profile; comments and all else there stay."""
     with _paragraphs():
-        from techloop.profiles import use_profile
+        from techloop.pipeline.profiles import use_profile
 
         changes = use_profile(name)
     typer.echo("\n".join(changes or [f"params.yaml has the sizes of {name} already"]))
@@ -304,7 +304,7 @@ def _shift(
     """
     if not by:
         return None
-    from techloop.analysis.controls import displacement, load_controls
+    from techloop.evaluation.controls import displacement, load_controls
 
     beside = model / "controls.json"
     measured = model.parent.parent.parent / "reports/controls" / model.name / "controls.json"
@@ -320,13 +320,13 @@ def _loops_of(file: Path, instrument: "Instrument") -> "tuple[np.ndarray, list[i
     """
     import numpy as np
 
-    from techloop.audio import INT16_SCALE
-    from techloop.loops import Recipe, prepare_item
-    from techloop.sources import Item
-    from techloop.sources.folder import FolderSource
+    from techloop.audio.wav import INT16_SCALE
+    from techloop.data.loops import PreparationConfig, prepare_item
+    from techloop.data.source import Item
+    from techloop.data.sources.folder import FolderSource
 
     grid = instrument.grid
-    recipe = Recipe(grid, **instrument.preparation)
+    recipe = PreparationConfig(grid, **instrument.preparation)
     item = Item(name=file.name, group=file.name)
     loops, rows, rejected = prepare_item(FolderSource(file.parent), item, recipe)
     if not loops:
@@ -344,8 +344,8 @@ def _loops_of(file: Path, instrument: "Instrument") -> "tuple[np.ndarray, list[i
 
 def _draw(loops: "LoopsFolder", out: Path) -> Path:
     """Histograms and reasons as a picture in this folder."""
-    from techloop.figures import Bins, dataset_overview
-    from techloop.inspection import histograms, reasons, ticks
+    from techloop.data.summary import histograms, reasons, ticks
+    from techloop.reporting.dataset_plot import Bins, dataset_overview
 
     panels = [
         Bins(h.title, h.unit, h.of, h.edges, h.counts, ticks(h), h.log)
@@ -370,7 +370,7 @@ def _write(
     from dataclasses import asdict
 
     from techloop.artifacts import write_json
-    from techloop.audio import write_loop
+    from techloop.audio.wav import write_loop
 
     grid = instrument.grid
     wav = out / f"{stem}-{grid.bpm:g}bpm.wav"

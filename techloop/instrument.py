@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from techloop.models.audio_vae import AudioVAE
+from techloop.models.base import model_fingerprint, pick_device
 from techloop.models.latent_vae import LatentVAE
-from techloop.models.model import model_fingerprint, pick_device
 
 BATCH = 32
 
@@ -50,7 +50,7 @@ class Instrument:
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """How recordings were brought to the grid for its training, as `techloop.loops` takes it.
+        """How recordings were brought to the grid for its training, as `techloop.data.loops` takes it.
 
         Raises:
             ValueError: the model does not say; it was not made by the pipeline.
@@ -74,15 +74,15 @@ class Instrument:
         """Points of `n` loops from the learned prior, its noise moved by `shift`."""
         draw = torch.Generator().manual_seed(seed)
         noise = torch.randn(n, *self.point_shape, generator=draw)
-        return self.from_noise(noise, shift)
+        return self.sample_prior(noise, shift)
 
     @torch.inference_mode()
-    def from_noise(
+    def sample_prior(
         self, noise: Float[Tensor, "n d length"], shift: Float[Tensor, "d length"] | None = None
     ) -> Float[Tensor, "n d length"]:
         """Points of the learned prior, given draws of N(0, 1), which are moved by `shift`."""
         noise = noise if shift is None else noise + shift
-        return self.latent_vae.from_noise(noise.to(self.device)).cpu()
+        return self.latent_vae.sample_prior(noise.to(self.device)).cpu()
 
     @torch.inference_mode()
     def latents(self, points: Float[Tensor, "n d length"]) -> Float[Tensor, "n c frames"]:
@@ -118,7 +118,7 @@ class Instrument:
         """Audio of points, each an exact loop on its own."""
         return self.decode(self.latents(points))
 
-    def render_sequence(self, points: Float[Tensor, "n d length"]) -> Float[np.ndarray, "samples"]:
+    def render_sequence(self, points: Float[Tensor, "n d length"]) -> Float[np.ndarray, " samples"]:
         """Audio of points one after another, decoded as one circle: no seam at any bar line."""
         chain = torch.cat(list(self.latents(points)), -1)
         return self.decode(chain[None])[0]
@@ -134,18 +134,18 @@ class Instrument:
         return self.render(self.embed(audio))
 
     def morph(
-        self, a: Float[np.ndarray, "samples"], b: Float[np.ndarray, "samples"], bars: int
-    ) -> Float[np.ndarray, "total"]:
+        self, a: Float[np.ndarray, " samples"], b: Float[np.ndarray, " samples"], bars: int
+    ) -> Float[np.ndarray, " total"]:
         """From loop `a` to loop `b` in `bars` bars, straight through the top space."""
         ends = self.embed(np.stack([a, b]))
         return self.render_sequence(interpolate(ends[0], ends[1], self._loops(bars)))
 
     def walk(
         self, bars: int, seed: int, shift: Float[Tensor, "d length"] | None = None
-    ) -> Float[np.ndarray, "total"]:
+    ) -> Float[np.ndarray, " total"]:
         """A closed, smooth random walk of `bars` bars that ends where it began; see `sample`."""
         noise = closed_walk(self._loops(bars), self.point_shape, seed)
-        return self.render_sequence(self.from_noise(noise, shift))
+        return self.render_sequence(self.sample_prior(noise, shift))
 
     def _loops(self, bars: int) -> int:
         """How many loops make so many bars."""

@@ -74,8 +74,8 @@ class FSLDParams(Section):
     max_bpm: Positive
 
 
-class RecipeParams(Section):
-    """What turns a recording into loops, see `techloop.loops.Recipe`."""
+class PreparationParams(Section):
+    """What turns a recording into loops, see `techloop.data.loops.PreparationConfig`."""
 
     min_bpm: Positive
     max_bpm: Positive
@@ -96,7 +96,7 @@ class PrepareLoops(Section):
     synth: SynthParams
     folder: FolderParams
     fsld: FSLDParams
-    recipe: RecipeParams
+    recipe: PreparationParams
     max_similarity: Fraction
     train_fraction: Fraction
     validation_fraction: Fraction

@@ -20,9 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def loops_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`data/loops` of 60 rendered bars, in several shards."""
-    from techloop.preparation import prepare_loops
-    from techloop.sources.synth import SynthSource
-    from tests.worlds import GRID, preparation, recipe, small_params
+    from techloop.data.build import prepare_loops
+    from techloop.data.sources.synth import SynthSource
+    from tests.helpers.params import GRID, preparation, recipe, small_params
 
     folder = tmp_path_factory.mktemp("world") / "loops"
     loops = small_params().prepare_loops.synth.loops
@@ -35,7 +35,7 @@ def loops_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def audio_vae_folder(loops_folder: Path) -> Path:
     """`data/audio_vae/kl`, hardly trained."""
-    from tests.worlds import train_small_audio_vae
+    from tests.helpers.params import train_small_audio_vae
 
     folder = loops_folder.parent / "audio_vae" / "kl"
     train_small_audio_vae(loops_folder, folder)
@@ -45,8 +45,8 @@ def audio_vae_folder(loops_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def latents_folder(loops_folder: Path, audio_vae_folder: Path) -> Path:
     """`data/latents/kl` of them."""
-    from techloop.latents import extract_latents
-    from tests.worlds import small_params
+    from techloop.training.latents import extract_latents
+    from tests.helpers.params import small_params
 
     folder = loops_folder.parent / "latents" / "kl"
     extract_latents(audio_vae_folder, loops_folder, folder, small_params().extract_latents)
@@ -56,7 +56,7 @@ def latents_folder(loops_folder: Path, audio_vae_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def latent_vae_folder(latents_folder: Path) -> Path:
     """`data/latent_vae/kl-posterior-4`, hardly trained: a whole instrument."""
-    from tests.worlds import train_small_latent_vae
+    from tests.helpers.params import train_small_latent_vae
 
     folder = latents_folder.parent.parent / "latent_vae" / "kl-posterior-4"
     train_small_latent_vae(latents_folder, folder, "kl-posterior-4")

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from techloop.artifacts import fingerprint, read_json, whole_folder, write_json, write_whole
+from techloop.artifacts import atomic_folder, atomic_write, fingerprint, read_json, write_json
 
 
 def test_a_folder_takes_its_place_whole(tmp_path: Path) -> None:
     place = tmp_path / "sub" / "folder"
     for content in ("first", "second"):
-        with whole_folder(place) as new:
+        with atomic_folder(place) as new:
             (new / "file").write_text(content)
             assert new != place
         assert (place / "file").read_text() == content
@@ -20,11 +20,11 @@ def test_a_folder_takes_its_place_whole(tmp_path: Path) -> None:
 
 def test_after_an_error_the_old_folder_stays_and_nothing_else(tmp_path: Path) -> None:
     place = tmp_path / "folder"
-    with whole_folder(place) as new:
+    with atomic_folder(place) as new:
         (new / "file").write_text("old")
 
     def fail() -> None:
-        with whole_folder(place) as new:
+        with atomic_folder(place) as new:
             (new / "file").write_text("half")
             raise RuntimeError("power cut")
 
@@ -46,7 +46,7 @@ def test_json_round_trip_with_what_json_cannot_say(tmp_path: Path) -> None:
 def test_json_that_is_not_there_or_damaged(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no complete artifact.*dvc repro"):
         read_json(tmp_path / "card.json")
-    write_whole(tmp_path / "card.json", '{"half":')
+    atomic_write(tmp_path / "card.json", '{"half":')
     with pytest.raises(ValueError, match="is damaged"):
         read_json(tmp_path / "card.json")
 
@@ -55,9 +55,9 @@ def test_a_fingerprint_follows_names_and_contents_only(tmp_path: Path) -> None:
     prints = set()
     for name, content in (("a", "1"), ("a", "2"), ("b", "1")):
         folder = tmp_path / f"{name}{content}"
-        write_whole(folder / name, content)
+        atomic_write(folder / name, content)
         prints.add(fingerprint(folder))
-        write_whole(tmp_path / f"copy-{name}{content}" / name, content)
+        atomic_write(tmp_path / f"copy-{name}{content}" / name, content)
         assert fingerprint(folder) == fingerprint(tmp_path / f"copy-{name}{content}")
     assert len(prints) == 3
     assert fingerprint(tmp_path / "a1") == fingerprint({"a": tmp_path / "a1" / "a"})

@@ -6,20 +6,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from techloop import audio
-from techloop.audio import (
-    PEAK,
-    close_seam,
-    loop_loudness_lufs,
-    loudness_gain_db,
-    read_audio,
-    remove_dc,
-    resample,
-    resample_circle,
-    to_int16,
-    write_loop,
-)
-from techloop.sources import Unreadable
+from techloop.audio import io as audio
+from techloop.audio.io import read_audio
+from techloop.audio.level import PEAK, loop_loudness_lufs, loudness_gain_db, remove_dc
+from techloop.audio.recording import Unreadable
+from techloop.audio.resample import resample, resample_circle
+from techloop.audio.seam import close_seam
+from techloop.audio.wav import to_int16, write_loop
 
 RATE = 16_000
 

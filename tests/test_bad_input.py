@@ -28,15 +28,15 @@ import pytest
 import scipy.signal
 import soundfile
 
-from techloop.loops import prepare_item
-from techloop.preparation import prepare_loops
-from techloop.sources import Item
-from techloop.sources.folder import FolderSource
-from techloop.sources.fsld import FSLDSource
-from tests.made_loops import contents
-from tests.made_source import GRID, RECIPE, bar, prepared, rows_of, settings
+from techloop.data.build import prepare_loops
+from techloop.data.loops import prepare_item
+from techloop.data.source import Item
+from techloop.data.sources.folder import FolderSource
+from techloop.data.sources.fsld import FSLDSource
+from tests.helpers.datasets import contents
+from tests.helpers.params import ROOT, FullDisk
+from tests.helpers.sources import GRID, RECIPE, bar, prepared, rows_of, settings
 from tests.test_fsld import CC0, CC_BY, CC_BY_NC, judgement, metadata, write_zip
-from tests.worlds import ROOT, FullDisk
 
 RATE = GRID.sample_rate_hz
 BAR_BYTES = 2 * GRID.samples  # of 16 bits
@@ -462,9 +462,9 @@ def test_nothing_else_was_touched(ran):
 TWO_HOURS = 3750  # bars
 PROGRAM = """
 import re, sys, pathlib
-from techloop.preparation import prepare_loops
-from techloop.sources.folder import FolderSource
-from tests.made_source import RECIPE, settings
+from techloop.data.build import prepare_loops
+from techloop.data.sources.folder import FolderSource
+from tests.helpers.sources import RECIPE, settings
 folder = pathlib.Path(sys.argv[1])
 prepare_loops(FolderSource(folder / "in"), folder / "loops", RECIPE, **settings(folder))
 status = pathlib.Path("/proc/self/status").read_text()

@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.check import LITTLE, WORK, _elsewhere, _run, main
-from tests.worlds import ROOT, small_params
+from tests.helpers.params import ROOT, small_params
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 

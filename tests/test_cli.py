@@ -16,13 +16,14 @@ import torch
 from typer.testing import CliRunner, Result
 
 from techloop.artifacts import read_json, write_json
-from techloop.audio import read_audio, write_loop
+from techloop.audio.io import read_audio
+from techloop.audio.wav import write_loop
 from techloop.cli import app
 from techloop.grid import Grid
 from techloop.models.audio_vae import AudioVAE
+from techloop.models.base import model_fingerprint
 from techloop.models.latent_vae import LatentVAE
-from techloop.models.model import model_fingerprint
-from tests.worlds import recipe
+from tests.helpers.params import recipe
 
 GRID = Grid()
 COMMANDS = ("generate", "reconstruct", "morph", "walk")
@@ -430,7 +431,7 @@ def test_inspect_is_light_and_writes_what_the_terminal_can(
     )
     assert bar in ran.stdout.decode(encoding)
     loaded = set(ran.stderr.decode().split())
-    assert "techloop.inspection" in loaded
+    assert "techloop.data.summary" in loaded
     assert loaded & {"torch", "scipy", "librosa", "matplotlib", "mlflow", "prefect"} == set()
 
 

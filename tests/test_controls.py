@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from techloop.analysis.controls import (
+from techloop.artifacts import read_json, write_json
+from techloop.audio.descriptors import UNITS, loop_descriptors
+from techloop.data.datasets import LoopDataset
+from techloop.evaluation.controls import (
     NAMES,
     Control,
     displacement,
@@ -15,11 +18,8 @@ from techloop.analysis.controls import (
     load_controls,
     separated,
 )
-from techloop.artifacts import read_json, write_json
-from techloop.datasets import LoopDataset
-from techloop.descriptors import UNITS, loop_descriptors
 from techloop.instrument import Instrument
-from tests.made_loops import contents
+from tests.helpers.datasets import contents
 
 
 @pytest.fixture(scope="module")

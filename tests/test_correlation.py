@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from techloop.analysis.correlation import (
+from techloop.data.datasets import LatentDataset, LoopDataset
+from techloop.evaluation.descriptors import (
     benjamini_hochberg,
     dci,
     evaluate_descriptors,
@@ -18,8 +19,7 @@ from techloop.analysis.correlation import (
     readable_order,
     ridge_probe,
 )
-from techloop.datasets import LatentDataset, LoopDataset
-from tests.made_loops import GRID, contents, kicks, write_latents, write_loops
+from tests.helpers.datasets import GRID, contents, kicks, write_latents, write_loops
 
 
 def rng():

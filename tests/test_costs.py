@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from techloop.costs import Card, Cost, Meter, at_batch, metered
 from techloop.models.audio_vae import AudioVAE
 from techloop.params import AudioVAECell
+from techloop.pipeline.costs import Card, Cost, Meter, at_batch, metered
 from techloop.training.audio_vae import objective
 from techloop.training.loop import optimizer_of
-from tests.worlds import GRID
+from tests.helpers.params import GRID
 
 SIZES = (1, 2, 3)
 FRAMES = 60

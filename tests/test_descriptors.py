@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from techloop.descriptors import (
+from techloop.audio.descriptors import (
     FLOOR_DB,
     ONSET_WINDOW,
     UNITS,
@@ -21,8 +21,8 @@ from techloop.descriptors import (
     onsets,
     pulse_clarity,
 )
+from techloop.data.sources.synth import SynthSource
 from techloop.grid import Grid
-from techloop.sources.synth import SynthSource
 
 GRID = Grid()
 RATE, HOP = GRID.sample_rate_hz, GRID.hop

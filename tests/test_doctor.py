@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from techloop import doctor
 from techloop.artifacts import read_json, write_json
 from techloop.cli import app
-from techloop.doctor import Finding, examine
-from techloop.tracking import track
-from tests.worlds import ROOT, free_port
+from techloop.pipeline import doctor
+from techloop.pipeline.doctor import Finding, examine
+from techloop.tracking.run import track
+from tests.helpers.params import ROOT, free_port
 
 
 @pytest.fixture
@@ -253,8 +253,8 @@ def test_runs_that_wait_for_the_server(root: Path, monkeypatch: pytest.MonkeyPat
     assert finding.level == "note"
     assert finding.told.startswith("1 runs for the tracking server, since 20")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    subprocess.run([sys.executable, "-m", "techloop.tracking"], cwd=root, check=True)
-    assert "python -m techloop.tracking" in finding.do
+    subprocess.run([sys.executable, "-m", "techloop.tracking.run"], cwd=root, check=True)
+    assert "python -m techloop.tracking.run" in finding.do
     assert found(root, "waiting") == []
     assert one(root, "mlflow").told == "mlflow.db, 2 runs"
 

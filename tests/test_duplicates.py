@@ -6,7 +6,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from techloop.duplicates import PRINT_SIZE, loop_print, near_duplicates
+from techloop.data.deduplicate import SPECTROGRAM_SIZE, fingerprint_spectrogram, near_duplicates
 
 RATE = 16_000
 SAMPLES = 30_720  # a bar of 125 BPM
@@ -29,7 +29,10 @@ def bar(seed, samples=SAMPLES, rate=RATE):
 
 
 def alike(x, y, rate=RATE):
-    return float(loop_print(x, rate).astype(np.float64) @ loop_print(y, rate).astype(np.float64))
+    return float(
+        fingerprint_spectrogram(x, rate).astype(np.float64)
+        @ fingerprint_spectrogram(y, rate).astype(np.float64)
+    )
 
 
 def unit(vectors):
@@ -41,7 +44,7 @@ def unit(vectors):
 def turned(degrees):
     """Prints in one plane at angles, so that the similarity of two is the cosine between them."""
     angle = np.deg2rad(np.asarray(degrees, float))
-    vectors = np.zeros((len(angle), PRINT_SIZE))
+    vectors = np.zeros((len(angle), SPECTROGRAM_SIZE))
     vectors[:, 3], vectors[:, 400] = np.cos(angle), np.sin(angle)
     return unit(vectors)
 
@@ -52,8 +55,8 @@ def turned(degrees):
 @pytest.mark.parametrize("rate", [1_000, 8_000, 16_000, 44_100])
 def test_a_print_has_length_one_at_any_rate(rate):
     x = bar(0, round(1.92 * rate) // 16 * 16, rate)
-    found = loop_print(x, rate)
-    assert found.shape == (PRINT_SIZE,)
+    found = fingerprint_spectrogram(x, rate)
+    assert found.shape == (SPECTROGRAM_SIZE,)
     assert found.dtype == np.float16
     assert np.linalg.norm(found.astype(float)) == pytest.approx(1, abs=5e-4)
     assert found.astype(float).mean() == pytest.approx(0, abs=1e-4)
@@ -95,7 +98,9 @@ def test_another_encoding_is_a_near_duplicate():
 
 
 def test_different_bars_are_far_from_duplicates():
-    prints = np.stack([loop_print(bar(seed), RATE) for seed in range(30)]).astype(float)
+    prints = np.stack([fingerprint_spectrogram(bar(seed), RATE) for seed in range(30)]).astype(
+        float
+    )
     products = prints @ prints.T
     assert products[~np.eye(30, dtype=bool)].max() < 0.9
     assert np.diag(products) == pytest.approx(1, abs=1e-3)
@@ -110,13 +115,15 @@ def test_a_bar_that_begins_elsewhere_is_another(steps):
 def test_a_loop_is_a_circle():
     # A frame is 960 samples: a turn by whole frames turns the print.
     x = bar(0)
-    there, turned_there = (loop_print(y, RATE).reshape(32, -1) for y in (x, np.roll(x, 5 * 960)))
+    there, turned_there = (
+        fingerprint_spectrogram(y, RATE).reshape(32, -1) for y in (x, np.roll(x, 5 * 960))
+    )
     np.testing.assert_allclose(np.roll(there, 5, axis=0), turned_there, atol=1e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-30, 0.5])
 def test_silence_has_a_print_of_numbers(value):
-    found = loop_print(np.full(SAMPLES, value, np.float32), RATE)
+    found = fingerprint_spectrogram(np.full(SAMPLES, value, np.float32), RATE)
     assert np.isfinite(found).all()
     if value == 0:
         assert not found.any()  # like nothing, also not like silence
@@ -180,7 +187,7 @@ def test_no_loop_or_one(n, max_similarity):
 
 
 def test_silent_loops_are_nobodys_duplicates():
-    kept, _ = near_duplicates(np.zeros((3, PRINT_SIZE), np.float16), np.arange(3), 0.9)
+    kept, _ = near_duplicates(np.zeros((3, SPECTROGRAM_SIZE), np.float16), np.arange(3), 0.9)
     assert kept.tolist() == [0, 1, 2]
 
 
@@ -188,7 +195,9 @@ def test_real_loops_and_their_copies():
     rng = np.random.default_rng(1)
     originals = [bar(seed) for seed in range(10)]
     copies = [0.3 * np.roll(x, 20) + 1e-5 * rng.standard_normal(SAMPLES) for x in originals]
-    prints = np.stack([loop_print(x.astype(np.float32), RATE) for x in originals + copies])
+    prints = np.stack(
+        [fingerprint_spectrogram(x.astype(np.float32), RATE) for x in originals + copies]
+    )
     kept, similarity = near_duplicates(prints, np.arange(20), 0.98)
     assert kept.tolist() == list(range(10)) * 2
     assert (similarity[10:] > 0.98).all()
@@ -206,12 +215,12 @@ def by_brute_force(prints, order, max_similarity):
 
 
 @pytest.mark.parametrize("max_similarity", [0.9, 0.98, 0.99, 0.999])
-@pytest.mark.parametrize("dimensions", [PRINT_SIZE, 16, 5])
+@pytest.mark.parametrize("dimensions", [SPECTROGRAM_SIZE, 16, 5])
 def test_it_agrees_with_brute_force(dimensions, max_similarity):
     # In few dimensions the projection loses nothing, so what it must not miss is at its edge.
     rng = np.random.default_rng(dimensions)
-    base = np.zeros((1000, PRINT_SIZE))
-    where = rng.choice(PRINT_SIZE, dimensions, replace=False)
+    base = np.zeros((1000, SPECTROGRAM_SIZE))
+    where = rng.choice(SPECTROGRAM_SIZE, dimensions, replace=False)
     base[:, where] = rng.standard_normal((1000, dimensions))
     base /= np.linalg.norm(base, axis=1, keepdims=True)
     aside = np.zeros_like(base)

@@ -12,8 +12,9 @@ import pytest
 import soundfile
 from upath import UPath
 
-from techloop.sources import Item, Unreadable
-from techloop.sources.folder import FolderSource
+from techloop.audio.recording import Unreadable
+from techloop.data.source import Item
+from techloop.data.sources.folder import FolderSource
 
 
 def write(path):

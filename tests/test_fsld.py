@@ -18,8 +18,10 @@ import pytest
 import soundfile
 from upath import UPath
 
-from techloop.sources import Item, Unreadable, fsld
-from techloop.sources.fsld import FSLDSource, download_fsld, licence_of, tempo_of
+from techloop.audio.recording import Unreadable
+from techloop.data.source import Item
+from techloop.data.sources import fsld
+from techloop.data.sources.fsld import FSLDSource, download_fsld, licence_of, tempo_of
 
 CC = "http://creativecommons.org/"
 CC0 = CC + "publicdomain/zero/1.0/"

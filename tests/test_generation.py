@@ -7,7 +7,8 @@ import pytest
 import scipy.linalg
 import scipy.stats
 
-from techloop.analysis.generation import (
+from techloop.data.datasets import LoopDataset
+from techloop.evaluation.generation import (
     Judge,
     PrincipalComponents,
     chance_on_grid_share,
@@ -23,10 +24,9 @@ from techloop.analysis.generation import (
     standardised,
     tempo_share,
 )
-from techloop.datasets import LoopDataset
 from techloop.grid import Grid
 from techloop.instrument import Instrument
-from tests.made_loops import GRID, contents, kicks, write_loops
+from tests.helpers.datasets import GRID, contents, kicks, write_loops
 
 
 @pytest.fixture
@@ -284,7 +284,7 @@ def test_the_caption_says_where_real_loops_are(tmp_path, instrument, monkeypatch
     folder = write_loops(tmp_path / "loops", kicks(14), ["train", "test"] * 7)
     seen = {}
     monkeypatch.setattr(
-        "techloop.analysis.generation.spectrogram_grid",
+        "techloop.evaluation.generation.spectrogram_grid",
         lambda path, levels, titles, **_: seen.update(titles=titles),
     )
     evaluate_generation(

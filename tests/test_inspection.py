@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from techloop.artifacts import write_json
-from techloop.inspection import (
+from techloop.data.summary import (
     INDEX_COLUMNS,
     MOST_BINS,
     REJECTED_COLUMNS,
@@ -29,7 +29,7 @@ from techloop.inspection import (
     tempo_sources,
     ticks,
 )
-from tests.made_loops import kicks, write_loops
+from tests.helpers.datasets import kicks, write_loops
 
 STRANGE = 'a, "b"\nシンセ 🎛 é\r\x1b[31m.wav'
 
@@ -477,7 +477,7 @@ def test_the_picture_is_its_data(
 ) -> None:
     import matplotlib.pyplot as plt
 
-    from techloop.figures import Bins, dataset_overview
+    from techloop.reporting.dataset_plot import Bins, dataset_overview
 
     panels = [
         Bins(h.title, h.unit, h.of, h.edges, h.counts, ticks(h), h.log)
@@ -496,7 +496,7 @@ def test_the_bars_of_the_picture_are_the_counts(
 ) -> None:
     import matplotlib.pyplot as plt
 
-    from techloop.figures import Bins, dataset_overview
+    from techloop.reporting.dataset_plot import Bins, dataset_overview
 
     seen: list[Any] = []
     monkeypatch.setattr(plt.Figure, "savefig", lambda figure, *_, **__: seen.append(figure))

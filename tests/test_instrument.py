@@ -6,14 +6,9 @@ import pytest
 import torch
 
 from techloop.artifacts import read_json, write_json
-from techloop.datasets import LoopDataset
+from techloop.data.datasets import LoopDataset
 from techloop.grid import Grid
-from techloop.instrument import (
-    Instrument,
-    closed_walk,
-    interpolate,
-    interpolate_spherically,
-)
+from techloop.instrument import Instrument, closed_walk, interpolate, interpolate_spherically
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +97,8 @@ def test_samples_and_walks_are_of_the_learned_prior(instrument: Instrument) -> N
     vae = instrument.latent_vae
     assert not torch.equal(vae.prior_factor, torch.eye(len(vae.prior_factor)))
     noise = torch.randn(2, *instrument.point_shape, generator=torch.Generator().manual_seed(5))
-    torch.testing.assert_close(instrument.sample(2, seed=5), vae.from_noise(noise))
-    points = vae.from_noise(closed_walk(3, instrument.point_shape, seed=5))
+    torch.testing.assert_close(instrument.sample(2, seed=5), vae.sample_prior(noise))
+    points = vae.sample_prior(closed_walk(3, instrument.point_shape, seed=5))
     np.testing.assert_array_equal(instrument.walk(3, seed=5), instrument.render_sequence(points))
 
 

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from techloop.artifacts import read_json, write_json
-from techloop.datasets import LatentDataset, LoopDataset
-from techloop.latents import LatentSummary, extract_latents, latent_metrics
+from techloop.data.datasets import LatentDataset, LoopDataset
 from techloop.models.audio_vae import AudioVAE
 from techloop.params import ExtractLatents
-from tests.made_loops import contents
+from techloop.training.latents import LatentSummary, extract_latents, latent_metrics
+from tests.helpers.datasets import contents
 
 
 def test_loops_open_again(loops_folder: Path) -> None:
@@ -91,7 +91,7 @@ def test_the_folder_carries_its_model_and_two_extractions_are_equal(
 def test_several_shards_and_an_interruption(
     loops_folder: Path, audio_vae_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("techloop.latents.MEGABYTE", 2**17)
+    monkeypatch.setattr("techloop.training.latents.MEGABYTE", 2**17)
     undisturbed = extract(audio_vae_folder, loops_folder, tmp_path / "a")
     whole = LatentDataset(tmp_path / "a")
     assert len(whole.card["shards"]) > 3
@@ -119,7 +119,7 @@ def test_several_shards_and_an_interruption(
             extract(audio_vae_folder, loops_folder, tmp_path / "b")
         assert not (tmp_path / "b").exists()
         patch.setattr(LoopDataset, "audio", lambda s, rows: encoded.extend(rows) or read(s, rows))
-        patch.setattr("techloop.latents.write_json", full)
+        patch.setattr("techloop.training.latents.write_json", full)
         with pytest.raises(OSError, match="full at the end"):
             extract(audio_vae_folder, loops_folder, tmp_path / "b")
     assert 0 < min(encoded) < max(encoded) == 59  # the first shards were kept
@@ -209,7 +209,9 @@ def test_the_prior_is_not_drawn_with_the_noise_of_the_posteriors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compared: list[torch.Tensor] = []
-    monkeypatch.setattr("techloop.latents.mmd", lambda *v: compared.extend(v) or torch.zeros(()))
+    monkeypatch.setattr(
+        "techloop.training.latents.mmd", lambda *v: compared.extend(v) or torch.zeros(())
+    )
     with pytest.warns(UserWarning, match="only 0 of 32"):
         latent_metrics(torch.zeros(64, 32, 240), torch.ones(64, 32, 240), 125.0)
     z, prior = compared

@@ -5,13 +5,14 @@ import pytest
 import torch
 from scipy.signal import resample_poly
 
-from techloop.analysis.generation import seam_ratio
-from techloop.descriptors import onset_strength
+from techloop.audio.descriptors import onset_strength
+from techloop.audio.recording import Unreadable
+from techloop.data.loops import PreparationConfig, bar_line_samples, cut_loops, prepare_item
+from techloop.data.source import Item
+from techloop.data.tempo import Beats, Tempo
+from techloop.evaluation.generation import seam_ratio
 from techloop.grid import Grid
-from techloop.loops import Recipe, bar_line_samples, cut_loops, prepare_item
-from techloop.sources import Item, Unreadable
-from techloop.tempo import Beats, Tempo
-from tests.made_source import GRID, RECIPE, Made, bar, recording
+from tests.helpers.sources import GRID, RECIPE, Made, bar, recording
 
 
 def steady(bpm: float, downbeat_s: float = 0.0, *, circular: bool = False) -> Tempo:
@@ -103,7 +104,9 @@ def test_the_seam_of_the_evaluation_is_better_with_the_treatment(stretch, monkey
         return float(np.median(seam_ratio(strength.numpy(), grid)))
 
     treated = ratio()
-    monkeypatch.setattr("techloop.loops.close_seam", lambda x, start, end, *_, **__: x[start:end])
+    monkeypatch.setattr(
+        "techloop.data.loops.close_seam", lambda x, start, end, *_, **__: x[start:end]
+    )
     untreated = ratio()
     assert treated < 1.5
     assert untreated > 2 * treated
@@ -242,4 +245,4 @@ def test_nothing_that_happens_to_an_item_raises():
 def test_a_range_that_is_none_is_refused(low, high):
     told = {**vars(RECIPE), "min_bpm": float(low), "max_bpm": float(high)}
     with pytest.raises(ValueError, match=f"min_bpm {low} and max_bpm {high} are no range"):
-        Recipe(**told)
+        PreparationConfig(**told)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from techloop.losses import (
+from techloop.training.losses import (
     active_units,
     gaussian_cross_entropy,
     gaussian_kl,

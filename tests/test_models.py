@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from techloop.audio import loop_loudness_lufs
+from techloop.audio.level import loop_loudness_lufs
+from techloop.audio.vocoder import log_amplitudes, values_per_frame
 from techloop.grid import Grid
 from techloop.models.audio_vae import AudioVAE, limit, sharpen
-from techloop.models.blocks import CircularConv, fold, unfold
+from techloop.models.base import Model, model_fingerprint
 from techloop.models.latent_vae import LatentVAE
-from techloop.models.model import Model, model_fingerprint
-from techloop.vocoder import analyse, values_per_frame
-from tests.worlds import GRID
+from techloop.models.layers import CircularConv, patchify, unpatchify
+from tests.helpers.params import GRID
 
 AUDIO = {"latent_dim": 4, "channels": 32, "blocks": 1}
 LATENT = {"audio_latent_dim": 4, "latent_dim": 6, "channels": 32, "blocks": 1}
@@ -33,7 +33,7 @@ def stirred(model: Model, by: float = 0.1) -> Model:
 def audio_vae() -> AudioVAE:
     torch.manual_seed(0)
     vae = AudioVAE(GRID, **AUDIO)
-    vae.start_from(analyse(0.1 * torch.randn(2, GRID.samples), GRID.hop))
+    vae.init_from_pca(log_amplitudes(0.1 * torch.randn(2, GRID.samples), GRID.hop))
     model = stirred(vae, 0.02)
     assert isinstance(model, AudioVAE)
     return model
@@ -47,8 +47,8 @@ def latent_vae(length: int, grid: Grid = GRID) -> LatentVAE:
 
 def test_fold_and_unfold_are_inverse_and_keep_time_order() -> None:
     x = torch.arange(12.0).reshape(1, 2, 6)
-    assert fold(x, 3)[0, :, 0].tolist() == [0, 1, 2, 6, 7, 8]
-    assert torch.equal(unfold(fold(x, 3), 3), x)
+    assert patchify(x, 3)[0, :, 0].tolist() == [0, 1, 2, 6, 7, 8]
+    assert torch.equal(unpatchify(patchify(x, 3), 3), x)
 
 
 def test_a_convolution_longer_than_its_circle() -> None:
@@ -96,7 +96,7 @@ def test_it_starts_as_the_codec_of_level_and_principal_components() -> None:
     basis = torch.randn(2, values_per_frame(GRID.hop))
     spectra = (torch.randn(6, 240, 2) @ basis - 6).mT / 4
     spectra = spectra - vae.levels(spectra) + torch.randn(6, 1, 240)
-    vae.start_from(spectra)
+    vae.init_from_pca(spectra)
     # What the residual blocks add at the start is small on the way in, and nothing on the way out.
     level = vae.levels(spectra) - vae.level_mean
     z = torch.cat([level / vae.level_std, vae.encoder.linear(spectra - vae.mean - level)], 1)
@@ -109,7 +109,7 @@ def test_it_starts_as_the_codec_of_level_and_principal_components() -> None:
 
 @torch.no_grad()
 def test_the_first_latent_is_level_and_the_others_know_none(audio_vae: AudioVAE) -> None:
-    spectrum = analyse(0.1 * torch.randn(2, GRID.samples), GRID.hop)
+    spectrum = log_amplitudes(0.1 * torch.randn(2, GRID.samples), GRID.hop)
     (mu, sigma), (louder, louder_sigma) = map(audio_vae.posterior, (spectrum, spectrum + 1))
     torch.testing.assert_close(
         louder[:, 0] - mu[:, 0], torch.full((2, 240), 1 / audio_vae.level_std)
@@ -136,7 +136,7 @@ def test_a_model_that_knows_nothing_keeps_loudness(audio_vae: AudioVAE) -> None:
 
 def test_no_amplitude_is_beyond_full_scale() -> None:
     vae = AudioVAE(GRID, **AUDIO).eval()
-    vae.start_from(torch.randn(2, values_per_frame(GRID.hop), 60))
+    vae.init_from_pca(torch.randn(2, values_per_frame(GRID.hop), 60))
     far = 1e4 * torch.randn(1, 4, 30)
     assert vae.predict(far).max() <= math.log(1024)
     assert vae.decode(far).abs().max() <= 1
@@ -193,12 +193,12 @@ def test_every_length_is_a_model(length: int) -> None:
 def test_the_learned_prior_has_the_moments_of_the_aggregate_posterior() -> None:
     vae = latent_vae(4)
     noise = torch.randn(20_000, 6, 4)
-    assert torch.equal(vae.from_noise(noise), noise)
+    assert torch.equal(vae.sample_prior(noise), noise)
     # Points of a loop that say the same but for little, around a mean of their own.
     mean = torch.randn(500, 6, 1).expand(500, 6, 4) + 0.1 * torch.randn(500, 6, 4) + 3
     std = torch.full((500, 6, 4), 0.5)
-    vae.learn_prior(mean, std)
-    drawn, known = vae.from_noise(noise).flatten(1), mean.flatten(1)
+    vae.fit_prior(mean, std)
+    drawn, known = vae.sample_prior(noise).flatten(1), mean.flatten(1)
     torch.testing.assert_close(drawn.mean(0), known.mean(0), atol=0.05, rtol=0)
     expected = torch.cov(known.T) + 0.25 * torch.eye(24)
     torch.testing.assert_close(torch.cov(drawn.T), expected, atol=0.06, rtol=0)

@@ -28,5 +28,5 @@ def test_the_page_fetches_nothing_and_draws_its_formulas():
     assert page.count("<math") == page.count("</math>") > 10
     assert "$" not in re.sub(r"<style.*?</style>|<pre.*?</pre>", "", page, flags=re.DOTALL)
     assert not re.search(r"""<script|<link|@import|url\(["']?http|src=["']?http""", page)
-    assert 'href="../techloop/losses.py"' in page
+    assert 'href="../techloop/training/losses.py"' in page
     assert "<title>VAEs where they can be seen</title>" in page

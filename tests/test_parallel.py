@@ -12,13 +12,14 @@ import psutil
 import pytest
 import torch
 
-from techloop.parallel import drawn, fabric_from_environment, gathered
-from tests.worlds import ROOT
+from techloop.models.sampling import draw_shard
+from techloop.training.distributed import all_gather, fabric_from_environment
+from tests.helpers.params import ROOT
 
 TRAINING = """
 import sys
 from pathlib import Path
-from tests.worlds import small_params, train_small_audio_vae, train_small_latent_vae
+from tests.helpers.params import small_params, train_small_audio_vae, train_small_latent_vae
 
 kind, data, folder, cell, loops = sys.argv[1:]
 section = getattr(small_params(), f"train_{kind}_vae")
@@ -34,7 +35,7 @@ else:
 DIVERGING = """
 from pathlib import Path
 from stages import run_stage
-from tests.worlds import small_params, train_small_audio_vae
+from tests.helpers.params import small_params, train_small_audio_vae
 
 def main(loops, folder):
     section = small_params().train_audio_vae
@@ -49,10 +50,11 @@ GRADIENTS = """
 import sys
 import torch
 from techloop.models.audio_vae import AudioVAE
-from techloop.models.discriminators import LatentContest
-from techloop.parallel import fabric_from_environment, processes
+from techloop.models.discriminators import LatentDiscriminator
+from techloop.training.distributed import fabric_from_environment
+from techloop.models.sampling import processes
 from techloop.training.audio_vae import objective, random_spectra
-from tests.worlds import GRID, small_params
+from tests.helpers.params import GRID, small_params
 
 fabric = fabric_from_environment()
 rank, count = processes()
@@ -63,7 +65,7 @@ for regulariser in ("kl", "wae", "wae-gan"):
     with torch.no_grad():
         for p in model.parameters():  # many begin at zero, and with them the gradients of others
             p += 0.02 * torch.randn(p.shape)
-    trained = LatentContest(model) if regulariser == "wae-gan" else model
+    trained = LatentDiscriminator(model) if regulariser == "wae-gan" else model
     wrapped = fabric.setup_module(trained)
     x, draw = 0.1 * torch.randn(4, GRID.samples), torch.Generator().manual_seed(5)
     cell = small_params().train_audio_vae.cell("kl")
@@ -178,10 +180,10 @@ def test_what_stops_all_is_told_once_and_by_the_first(loops_folder: Path, tmp_pa
 
 def test_alone_everything_is_ones_own() -> None:
     draw = torch.Generator().manual_seed(0)
-    share = drawn(torch.randint, 10, size=(3, 2), draw=draw)
+    share = draw_shard(torch.randint, 10, size=(3, 2), draw=draw)
     draw.manual_seed(0)
     assert torch.equal(share, torch.randint(10, (3, 2), generator=draw))
-    assert gathered(share) is share
+    assert all_gather(share) is share
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])

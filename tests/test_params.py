@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from techloop.loops import Recipe
+from techloop.data.loops import PreparationConfig
 from techloop.params import load_params
-from tests.worlds import ROOT
+from tests.helpers.params import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
@@ -72,4 +72,4 @@ def test_cells(tmp_path: Path) -> None:
 def test_the_recipe_of_the_repository_is_the_librarys() -> None:
     params = load_params(ROOT / "params.yaml")
     told = params.prepare_loops.recipe.model_dump()
-    assert Recipe(params.beat_grid(), **told) == Recipe(params.beat_grid())
+    assert PreparationConfig(params.beat_grid(), **told) == PreparationConfig(params.beat_grid())

@@ -17,8 +17,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from techloop.artifacts import read_json
-from tests.made_loops import contents
-from tests.worlds import ROOT, small_params
+from tests.helpers.datasets import contents
+from tests.helpers.params import ROOT, small_params
 
 pytestmark = pytest.mark.timeout(500)
 

@@ -13,15 +13,16 @@ import soundfile
 from distributed import LocalCluster
 from upath import UPath
 
-from techloop.audio import PEAK, loop_loudness_lufs
-from techloop.duplicates import loop_print
+from techloop.audio.level import PEAK, loop_loudness_lufs
+from techloop.audio.recording import Unreadable
+from techloop.data.build import CHUNK_ITEMS, DASK, SPLITS, place_of, prepare_loops, split_of
+from techloop.data.deduplicate import fingerprint_spectrogram
+from techloop.data.sources.folder import FolderSource
+from techloop.data.tempo import stated_tempi
 from techloop.grid import Grid
-from techloop.preparation import CHUNK_ITEMS, DASK, SPLITS, place_of, prepare_loops, split_of
-from techloop.sources import Unreadable
-from techloop.sources.folder import FolderSource
-from techloop.tempo import stated_tempi
-from tests.made_loops import contents
-from tests.made_source import (
+from tests.helpers.datasets import contents
+from tests.helpers.params import ROOT
+from tests.helpers.sources import (
     GRID,
     RECIPE,
     Made,
@@ -32,7 +33,6 @@ from tests.made_source import (
     rows_of,
     settings,
 )
-from tests.worlds import ROOT
 
 
 def test_what_is_on_the_grid_comes_through_untouched_but_for_gain(tmp_path):
@@ -114,7 +114,7 @@ def test_a_defect_of_ours_costs_one_recording(tmp_path, monkeypatch):
             raise IndexError("off by one")
         return stated_tempi(item, tags, duration_s)
 
-    monkeypatch.setattr("techloop.loops.stated_tempi", stumble)
+    monkeypatch.setattr("techloop.data.loops.stated_tempi", stumble)
     card = prepare_loops(Made(bars(20)), tmp_path / "loops", RECIPE, **settings(tmp_path))
     _, index, _, rejected = prepared(tmp_path / "loops")
     assert (card["loops"], card["rejected"]) == (19, {"failed": 1})
@@ -285,8 +285,8 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
     prepare_loops(Made(made), tmp_path / "calm", RECIPE, **settings(tmp_path))
     (tmp_path / "traces").mkdir()
     program = (
-        "import sys, pathlib; from techloop.preparation import prepare_loops\n"
-        "from tests.made_source import *; from tests.test_preparation import Deadly\n"
+        "import sys, pathlib; from techloop.data.build import prepare_loops\n"
+        "from tests.helpers.sources import *; from tests.test_preparation import Deadly\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         f"source = Deadly(bars({len(made)}), once=('loop/040',), traces=str(folder / 'traces'))\n"
         "prepare_loops(source, folder / 'loops', RECIPE, **settings(folder))\n"
@@ -324,7 +324,9 @@ def test_near_duplicates_are_reported_and_none_straddles_splits(tmp_path):
     prepare_loops(Made(made), tmp_path / "loops", RECIPE, **told)
     card, index, audio, rejected = prepared(tmp_path / "loops")
     assert (card["loops"], card["rejected"]) == (30, {"near_duplicate": 10})
-    prints = np.stack([loop_print(x / np.float32(32_768), GRID.sample_rate_hz) for x in audio])
+    prints = np.stack(
+        [fingerprint_spectrogram(x / np.float32(32_768), GRID.sample_rate_hz) for x in audio]
+    )
     likeness = prints.astype(np.float32) @ prints.astype(np.float32).T - np.eye(30)
     assert likeness.max() < 0.99
     rank = {name: SPLITS.index(split_of(name, 0.6, 0.2)) for name in made}

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from techloop.analysis.prior import evaluate_prior, smooth_frames
 from techloop.artifacts import read_json
-from techloop.datasets import LoopDataset
+from techloop.data.datasets import LoopDataset
+from techloop.evaluation.prior import evaluate_prior, smooth_frames
 from techloop.grid import Grid
 from techloop.models.audio_vae import AudioVAE
-from tests.made_loops import GRID, contents, kicks, write_loops
+from tests.helpers.datasets import GRID, contents, kicks, write_loops
 
 
 def draw() -> torch.Generator:

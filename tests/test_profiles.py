@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from techloop.cli import app
 from techloop.params import load_params
-from techloop.profiles import use_profile
-from tests.worlds import ROOT
+from techloop.pipeline.profiles import use_profile
+from tests.helpers.params import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 NAMES = ("laptop", "studio")

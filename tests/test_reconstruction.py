@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from techloop.analysis.reconstruction import (
+from techloop.audio.io import read_audio
+from techloop.data.datasets import LoopDataset
+from techloop.evaluation.reconstruction import (
     evaluate_reconstruction,
     reconstruction_metrics,
     spectrum_noise,
 )
-from techloop.audio import read_audio
-from techloop.datasets import LoopDataset
 from techloop.grid import Grid
-from techloop.losses import spectral_distance
 from techloop.models.audio_vae import AudioVAE
-from tests.made_loops import GRID, contents, kicks, write_loops
+from techloop.training.losses import spectral_distance
+from tests.helpers.datasets import GRID, contents, kicks, write_loops
 
 CENTS = (0, 100, 300, 1200)
 

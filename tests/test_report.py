@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from techloop.artifacts import fingerprint, read_json, write_json
-from techloop.audio import write_loop
-from techloop.figures import chart_script
-from techloop.report import (
+from techloop.audio.wav import write_loop
+from techloop.reporting.charts import chart_script
+from techloop.reporting.page import (
     Cell,
     _table,
     better,
@@ -31,7 +31,7 @@ from techloop.report import (
     unit,
     write_report,
 )
-from tests.worlds import ROOT
+from tests.helpers.params import ROOT
 
 RATE = 16_000
 CELLS = ("kl-mean-16", "wae-mean-4")
@@ -428,7 +428,7 @@ def test_what_is_too_large_is_linked(
     drawn = len(chart_script()) + sum(len(json.dumps(spec)) for spec in charts(text))
     loop, piece = (4 / 3 * 2 * 30_720 * bars for bars in (1, 8))
     largest = int(500_000 + drawn + pictures + 16.5 * loop + 1.5 * piece)
-    monkeypatch.setattr("techloop.report.LARGEST_BYTES", largest)
+    monkeypatch.setattr("techloop.reporting.page.LARGEST_BYTES", largest)
     text, page = build(top)
     assert len(text) < largest
     # Pictures and all short loops are in; of the four pieces, the first still fits.

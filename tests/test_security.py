@@ -18,13 +18,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from techloop.datasets import LatentDataset, LoopDataset
+from techloop.data.build import prepare_loops
+from techloop.data.datasets import LatentDataset, LoopDataset
+from techloop.data.sources.synth import SynthSource
 from techloop.models.audio_vae import AudioVAE
 from techloop.params import Training
-from techloop.preparation import prepare_loops
-from techloop.sources.synth import SynthSource
 from techloop.training.loop import fit
-from tests.worlds import GRID, ROOT, preparation, recipe
+from tests.helpers.params import GRID, ROOT, preparation, recipe
 
 UNPICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
 RUNS = {"read_pickle", "extract", "extractall", "unpack_archive"}

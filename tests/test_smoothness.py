@@ -9,7 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from techloop.analysis.smoothness import (
+from techloop.audio.descriptors import UNITS
+from techloop.audio.io import read_audio
+from techloop.data.datasets import LoopDataset
+from techloop.evaluation.smoothness import (
     MEASURES,
     closed_length_ratio,
     crossfade,
@@ -23,14 +26,11 @@ from techloop.analysis.smoothness import (
     perceptual_path,
     walk_metrics,
 )
-from techloop.audio import read_audio
-from techloop.datasets import LoopDataset
-from techloop.descriptors import UNITS
 from techloop.grid import Grid
 from techloop.instrument import Instrument
 from techloop.models.audio_vae import AudioVAE
 from techloop.models.latent_vae import LatentVAE
-from tests.made_loops import GRID, contents, kicks, write_loops
+from tests.helpers.datasets import GRID, contents, kicks, write_loops
 
 # In the unit of the values; the others have none.
 RATIOS = [name for name in MEASURES if name != "excess_path_length"]

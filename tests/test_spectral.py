@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from techloop.spectral import (
+from techloop.audio.spectral import (
     chroma_filterbank,
     circular_stft,
     log_mel,

@@ -6,12 +6,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from techloop.analysis.study import KEYS, SMOOTH, WAYS, decoded_distance, report_study, run_of_study
 from techloop.artifacts import write_json
-from techloop.datasets import LatentDataset
+from techloop.data.datasets import LatentDataset
+from techloop.evaluation.study import (
+    KEYS,
+    SMOOTH,
+    WAYS,
+    decoded_distance,
+    report_study,
+    run_of_study,
+)
 from techloop.instrument import Instrument
 from techloop.params import LatentVAECell
-from tests.worlds import small_params
+from tests.helpers.params import small_params
 
 
 def test_a_run_is_measured_whole_and_twice_the_same(

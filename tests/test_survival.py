@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from techloop.latents import extract_latents
-from tests.made_loops import contents
-from tests.worlds import (
+from techloop.training.latents import extract_latents
+from tests.helpers.datasets import contents
+from tests.helpers.params import (
     ROOT,
     FullDisk,
     small_params,
@@ -26,8 +26,8 @@ EXTRACTION = """
 import sys
 from pathlib import Path
 from stages import run_stage
-from techloop.latents import extract_latents
-from tests.worlds import small_params
+from techloop.training.latents import extract_latents
+from tests.helpers.params import small_params
 
 vae, loops, folder, checkpoints = map(Path, sys.argv[1:])
 sys.argv[1:] = []

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from techloop.audio.recording import Unreadable
+from techloop.data.source import Item
+from techloop.data.sources.synth import FACTORS, SynthSource, compose, draw_factors, render
+from techloop.data.sources.voices import BassLine, Hits, ladder, onset_samples, perform, since
 from techloop.grid import Grid
-from techloop.sources import Item, Unreadable
-from techloop.sources.synth import FACTORS, SynthSource, compose, draw_factors, render
-from techloop.sources.voices import BassLine, Hits, ladder, onset_samples, perform, since
 
 GRID = Grid()
 LOOPS = 60

@@ -9,8 +9,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from techloop.sources import Tags
-from techloop.tags import read_tags
+from techloop.audio.recording import Tags
+from techloop.audio.tags import read_tags
 
 AUDIO = np.zeros(1000, np.int16)
 

@@ -6,16 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from techloop import tempo as tempo_module
-from techloop.sources import Item, Rejected, Tags
-from techloop.tempo import (
+from techloop.audio.recording import Rejected, Tags
+from techloop.data import tempo as tempo_module
+from techloop.data.source import Item
+from techloop.data.tempo import (
     STATED,
     Beats,
     Envelope,
     Stated,
     Tempo,
     find_tempo,
-    fold,
+    fold_octave,
     onset_envelope,
     pulse_strength,
     stated_tempi,
@@ -147,7 +148,7 @@ def test_what_an_editor_writes_into_a_one_shot_is_no_tempo():
 
 @given(st.floats(30, 400), st.floats(60, 110))
 def test_folding_finds_the_octave_of_a_range_that_is_one(bpm, low):
-    folded = fold(bpm, low, 2 * low)
+    folded = fold_octave(bpm, low, 2 * low)
     octaves = np.log2(folded / bpm)
     assert octaves == pytest.approx(round(octaves))
     if low / 4 <= bpm <= 8 * low:
@@ -155,7 +156,7 @@ def test_folding_finds_the_octave_of_a_range_that_is_one(bpm, low):
 
 
 def test_a_tempo_with_no_octave_in_the_range_stays():
-    assert fold(100.0, 120.0, 150.0) == 100
+    assert fold_octave(100.0, 120.0, 150.0) == 100
 
 
 # ---- Onsets and pulses

@@ -21,8 +21,8 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from techloop.artifacts import fingerprint, read_json, write_json
-from techloop.tracking import deliver, git_state, repository_root, shown_address, track
-from tests.worlds import ROOT, free_port, small_params
+from techloop.tracking.run import deliver, git_state, repository_root, shown_address, track
+from tests.helpers.params import ROOT, free_port, small_params
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_of_several_processes_the_first_alone_is_a_run(
 
 def test_a_stage_that_is_told_to_end_tells_its_run(root: Path) -> None:
     script = (
-        "import time\nfrom stages import run_stage\nfrom techloop.tracking import track\n"
+        "import time\nfrom stages import run_stage\nfrom techloop.tracking.run import track\n"
         "def main():\n with track('stage', {}):\n  print('begun', flush=True)\n  time.sleep(60)\n"
         "run_stage(main)"
     )
@@ -204,7 +204,7 @@ def test_the_environment_chooses_the_address(
 
 def test_many_processes_share_a_fresh_database(root: Path) -> None:
     script = (
-        "import sys\nfrom techloop.tracking import track\n"
+        "import sys\nfrom techloop.tracking.run import track\n"
         "with track(f'stage-{sys.argv[1]}', {'n': sys.argv[1]}) as run:\n"
         "    for step in range(20): run.log({'loss': 1.0}, step)\n"
     )
@@ -281,7 +281,7 @@ def test_metrics_are_sent_together_and_all_arrive(
     """A training step must hardly wait: it does for one call in 25, with four metrics each."""
     from mlflow import MlflowClient
 
-    monkeypatch.setattr("techloop.tracking.SEND_EVERY_S", math.inf)
+    monkeypatch.setattr("techloop.tracking.run.SEND_EVERY_S", math.inf)
     send, sent = MlflowClient.log_batch, []
     monkeypatch.setattr(
         MlflowClient, "log_batch", lambda *a, **k: (sent.append(1), send(*a, **k))[1]
@@ -373,7 +373,9 @@ def test_the_parent_is_as_its_stages_are(root: Path) -> None:
         raise KeyboardInterrupt
     assert status() == "KILLED"
 
-    cut_off = "import os\nfrom techloop.tracking import track\nwith track('long', {}): os._exit(9)"
+    cut_off = (
+        "import os\nfrom techloop.tracking.run import track\nwith track('long', {}): os._exit(9)"
+    )
     subprocess.run([sys.executable, "-c", cut_off], cwd=root, check=False)
     with track("short", {}):
         pass
@@ -449,7 +451,7 @@ def test_a_server_that_is_away_stops_no_stage_and_gets_everything_later(
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
-    monkeypatch.setattr("techloop.tracking.TRY_AGAIN_S", 0.0)
+    monkeypatch.setattr("techloop.tracking.run.TRY_AGAIN_S", 0.0)
     (root / "picture").write_text("p")
 
     def early() -> None:
@@ -463,7 +465,7 @@ def test_a_server_that_is_away_stops_no_stage_and_gets_everything_later(
     waiting = root / "mlruns" / "waiting"
     assert len(list(waiting.iterdir())) == 1
 
-    monkeypatch.setattr("techloop.tracking.SEND_EVERY_S", 0.0)
+    monkeypatch.setattr("techloop.tracking.run.SEND_EVERY_S", 0.0)
     server.start()
     with track("long", {}) as run:
         assert not list(waiting.iterdir()), "the first is told as soon as the server is there"
@@ -627,7 +629,7 @@ def test_a_team_on_a_fresh_server_loses_no_step_and_shares_a_parent(
     write_params(root, 0)
     (root / "picture").write_text("p")
     script = (
-        "import sys\nfrom techloop.tracking import track\n"
+        "import sys\nfrom techloop.tracking.run import track\n"
         "with track(f'stage@{sys.argv[1]}', {}) as run:\n"
         "    run.artifacts('picture')\n"
         "    for step in range(500): run.log({'loss': step / 2}, step)\n"
@@ -673,7 +675,7 @@ def test_a_team_on_a_fresh_server_loses_no_step_and_shares_a_parent(
 def test_no_password_is_told_when_a_stage_fails_without_its_server(root: Path) -> None:
     address = f"http://team:hunter2@127.0.0.1:{free_port()}"
     script = (
-        "from techloop.tracking import track\n"
+        "from techloop.tracking.run import track\n"
         "with track('stage', {}) as run:\n    run.log({'loss': 1.0}, 1)\n    raise OSError('burst')"
     )
     done = subprocess.run(

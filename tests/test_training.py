@@ -12,19 +12,19 @@ import torch
 from torch import nn
 
 from techloop.artifacts import read_json, write_json
-from techloop.datasets import LatentDataset, LoopDataset
-from techloop.latents import latent_metrics
-from techloop.losses import gaussian_kl, rate, spectrogram_distance
+from techloop.audio.vocoder import values_per_frame
+from techloop.data.datasets import LatentDataset, LoopDataset
 from techloop.models.audio_vae import AudioVAE
-from techloop.models.discriminators import LatentContest
+from techloop.models.discriminators import LatentDiscriminator
 from techloop.models.latent_vae import LatentVAE
 from techloop.params import Training
 from techloop.training import audio_vae as training_of_audio_vae
 from techloop.training.audio_vae import change_speed, random_spectra, train_audio_vae
 from techloop.training.latent_vae import rotated
+from techloop.training.latents import latent_metrics
 from techloop.training.loop import GRADIENT_NORM, batch_rows, fit, schedule, warm_up
-from techloop.vocoder import values_per_frame
-from tests.worlds import GRID, small_params, train_small_audio_vae, train_small_latent_vae
+from techloop.training.losses import gaussian_kl, rate, spectrogram_distance
+from tests.helpers.params import GRID, small_params, train_small_audio_vae, train_small_latent_vae
 
 TRAINING = Training(
     loops=64, batch_size=4, learning_rate=0.01, validate_every_loops=16, checkpoint_every_loops=16
@@ -306,7 +306,7 @@ def test_wae_is_another_objective(
 def test_the_contest_teaches_both() -> None:
     """The discriminator learns to tell frames from the prior, the encoder to prevent it."""
     torch.manual_seed(0)
-    contest = LatentContest(AudioVAE(GRID, latent_dim=4, channels=16, blocks=1))
+    contest = LatentDiscriminator(AudioVAE(GRID, latent_dim=4, channels=16, blocks=1))
     spectrum = torch.randn(2, values_per_frame(GRID.hop), 60)
     draw = torch.Generator().manual_seed(0)
     *_, loss = contest(spectrum, draw)

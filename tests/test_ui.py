@@ -7,7 +7,7 @@ import pytest
 
 from stages import ui
 from stages.ui import main, server_command
-from tests.worlds import free_port
+from tests.helpers.params import free_port
 
 
 @pytest.fixture

@@ -3,15 +3,15 @@ import math
 import pytest
 import torch
 
-from techloop.losses import spectral_distance
-from techloop.spectral import circular_istft, circular_stft
-from techloop.vocoder import (
-    analyse,
+from techloop.audio.spectral import circular_istft, circular_stft
+from techloop.audio.vocoder import (
     fine_structure,
     locked_phases,
+    log_amplitudes,
     synthesise,
     values_per_frame,
 )
+from techloop.training.losses import spectral_distance
 
 HOP, FRAMES = 128, 60
 SAMPLES = HOP * FRAMES
@@ -50,11 +50,11 @@ def test_windows_that_are_no_hops() -> None:
     with pytest.raises(ValueError, match=r"500 samples is not 4, 6, ... hops of 128"):
         circular_istft(torch.zeros(1, 251, 4, dtype=torch.cfloat), 500, HOP)
     with pytest.raises(ValueError, match="not a whole number of hops"):
-        analyse(torch.zeros(1, 1_000), HOP)
+        log_amplitudes(torch.zeros(1, 1_000), HOP)
 
 
 def test_analysis_is_the_stft_of_the_library(loops: torch.Tensor) -> None:
-    found = analyse(loops, HOP)
+    found = log_amplitudes(loops, HOP)
     assert found.shape == (2, values_per_frame(HOP), FRAMES)
     long = (circular_stft(loops, 2048, HOP).abs() + 1e-3).log()
     short = (circular_stft(loops, 512, HOP).abs() + 1e-3).log()
@@ -63,31 +63,31 @@ def test_analysis_is_the_stft_of_the_library(loops: torch.Tensor) -> None:
 
 
 def test_a_part_of_a_loop_is_analysed_as_in_the_whole(loops: torch.Tensor) -> None:
-    whole, first = analyse(loops, HOP), torch.tensor([50, 3])
-    part = analyse(loops, HOP, first, 20)
+    whole, first = log_amplitudes(loops, HOP), torch.tensor([50, 3])
+    part = log_amplitudes(loops, HOP, first, 20)
     for i, at in enumerate(first.tolist()):
         torch.testing.assert_close(part[i], whole[i].roll(-at, -1)[:, :20], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("k", [1, 7, -13])
 def test_synthesis_turns_with_the_frames(loops: torch.Tensor, k: int) -> None:
-    spectrum = analyse(loops, HOP)
+    spectrum = log_amplitudes(loops, HOP)
     a, b = synthesise(spectrum).roll(k * HOP, -1), synthesise(spectrum.roll(k, -1))
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
     assert a.std() > 0.01
 
 
 def test_synthesis_keeps_the_power_it_was_asked_for(loops: torch.Tensor) -> None:
-    asked = analyse(loops, HOP)
+    asked = log_amplitudes(loops, HOP)
     asked[:, LOW:] = asked[:, LOW:].mean(2, keepdim=True)  # which no sound has
-    for wanted, found in zip(asked, analyse(synthesise(asked), HOP), strict=True):
+    for wanted, found in zip(asked, log_amplitudes(synthesise(asked), HOP), strict=True):
         power = [(part[LOW:].exp() - 1e-3).square().sum().item() for part in (wanted, found)]
         assert power[1] == pytest.approx(power[0], rel=1e-2)
 
 
 @torch.no_grad()
 def test_no_phase_but_the_same_sound(loops: torch.Tensor) -> None:
-    again = synthesise(analyse(loops, HOP))
+    again = synthesise(log_amplitudes(loops, HOP))
     apart = [
         sum(spectral_distance(x[None], y[None])).item() for x, y in zip(loops, again, strict=True)
     ]
@@ -99,7 +99,7 @@ def test_no_phase_but_the_same_sound(loops: torch.Tensor) -> None:
 
 def test_a_partial_keeps_its_frequency() -> None:
     x = partials(441.7)
-    spectrum = torch.fft.rfft(synthesise(analyse(x[None], HOP))[0]).abs()
+    spectrum = torch.fft.rfft(synthesise(log_amplitudes(x[None], HOP))[0]).abs()
     assert int(spectrum.argmax()) == int(torch.fft.rfft(x).abs().argmax())
 
 
@@ -125,13 +125,13 @@ def test_a_peak_between_bins_keeps_its_frequency() -> None:
 
 
 def test_silence_stays_silent_and_full_scale_finite() -> None:
-    assert synthesise(analyse(torch.zeros(1, SAMPLES), HOP)).abs().max() < 1e-4
+    assert synthesise(log_amplitudes(torch.zeros(1, SAMPLES), HOP)).abs().max() < 1e-4
     square = partials(100)[None].sign()
-    assert synthesise(analyse(square, HOP)).isfinite().all()
+    assert synthesise(log_amplitudes(square, HOP)).isfinite().all()
 
 
 def test_fine_structure_is_blind_to_level_and_tilt() -> None:
-    spectrum = analyse(partials(220, 440)[None], HOP)
+    spectrum = log_amplitudes(partials(220, 440)[None], HOP)
     fine = fine_structure(spectrum)
     assert fine.shape == (1, LOW, FRAMES)
     ramp = torch.linspace(0, 3, spectrum.shape[1])[:, None]

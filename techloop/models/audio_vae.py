@@ -3,7 +3,7 @@
     loop -> log amplitudes at two windows -> level of each frame, and its sound -> (mu, sigma)
     z -> sound of each frame, at its level -> log amplitudes -> phases -> loop
 
-The network sees and predicts amplitudes alone (`techloop.vocoder` turns them into sound), so the
+The network sees and predicts amplitudes alone (`techloop.audio.vocoder` turns them into sound), so the
 latents carry no phase. The first latent is the K-weighted level of the frame, by definition: what
 is decoded is as loud as it says, however unlike the training data. The others do not depend on it,
 except near the floor of log amplitudes. They start as a linear codec of the training set's
@@ -19,20 +19,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from techloop.grid import Grid
-from techloop.models.blocks import CircularConv, trunk
-from techloop.models.model import Model
-from techloop.parallel import drawn_normal
-from techloop.spectral import k_weights
-from techloop.vocoder import (
+from techloop.audio.spectral import k_weights
+from techloop.audio.vocoder import (
     LONG,
     SHORT,
-    analyse,
     fine_structure,
-    parts,
+    log_amplitudes,
+    split_windows,
     synthesise,
     values_per_frame,
 )
+from techloop.grid import Grid
+from techloop.models.base import Model
+from techloop.models.layers import CircularConv, residual_stack
+from techloop.models.sampling import sample_shard
 
 SIGMA_FLOOR = 0.05  # an encoder that is not asked to be uncertain (wae) still is, a little
 SIGMA_START = 0.5  # of a codec that begins near the rate it will have
@@ -76,7 +76,7 @@ class AudioVAE(Model):
         self, x: Float[Tensor, "b samples"]
     ) -> tuple[Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]]:
         """Posterior mean and standard deviation of any circle of whole hops, in [-1, 1]."""
-        return self.posterior(analyse(x, self.grid.hop))
+        return self.posterior(log_amplitudes(x, self.grid.hop))
 
     def decode(self, z: Float[Tensor, "b c frames"]) -> Float[Tensor, "b samples"]:
         """Audio of latents, of any number of frames; never beyond full scale."""
@@ -104,7 +104,7 @@ class AudioVAE(Model):
 
     def levels(self, spectrum: Float[Tensor, "b v frames"]) -> Float[Tensor, "b 1 frames"]:
         """K-weighted levels of frames in the short window, in nepers (8.7 dB), unscaled."""
-        power = 2 * parts(spectrum)[1] + self.log_k_weights
+        power = 2 * split_windows(spectrum)[1] + self.log_k_weights
         return power.logsumexp(1, keepdim=True) / 2
 
     def forward(
@@ -114,10 +114,10 @@ class AudioVAE(Model):
     ]:
         """Log amplitudes from a sample of the posterior, and the posterior: mean, deviation."""
         mu, sigma = self.posterior(spectrum)
-        return self.predict(drawn_normal(mu, sigma, draw)), mu, sigma
+        return self.predict(sample_shard(mu, sigma, draw)), mu, sigma
 
     @torch.no_grad()
-    def start_from(self, spectrum: Float[Tensor, "n v frames"]) -> None:
+    def init_from_pca(self, spectrum: Float[Tensor, "n v frames"]) -> None:
         """Make this the linear codec of some log amplitudes: level, and leading components beside.
 
         Fine structure counts threefold in what is principal. By its variance alone it would get
@@ -147,7 +147,7 @@ class Encoder(nn.Module):
         self.sizes = (latent_dim - 1, latent_dim)  # of means, as that of the level is known
         self.linear = nn.Conv1d(values, latent_dim - 1, 1, bias=False)
         self.stem = nn.Conv1d(values, channels, 1)
-        self.trunk = trunk(channels, blocks, DILATIONS)
+        self.stack = residual_stack(channels, blocks, DILATIONS)
         self.head = nn.Conv1d(channels, sum(self.sizes), 1)
         assert self.head.bias is not None
         with torch.no_grad():  # starts close to the matrix
@@ -156,7 +156,7 @@ class Encoder(nn.Module):
             self.head.bias[-latent_dim:] = math.log(math.expm1(SIGMA_START - SIGMA_FLOOR))
 
     def forward(self, spectrum: Float[Tensor, "b v t"]) -> tuple[Tensor, Tensor]:  # noqa: D102
-        mu, raw = self.head(self.trunk(self.stem(spectrum / 2))).float().split(self.sizes, 1)
+        mu, raw = self.head(self.stack(self.stem(spectrum / 2))).float().split(self.sizes, 1)
         return mu + self.linear(spectrum).float(), SIGMA_FLOOR + F.softplus(raw)
 
 
@@ -167,19 +167,19 @@ class Decoder(nn.Module):
         super().__init__()
         self.linear = nn.Conv1d(latent_dim - 1, values, 1, bias=False)
         self.stem = CircularConv(latent_dim, channels, 3)
-        self.trunk = trunk(channels, blocks, DILATIONS)
+        self.stack = residual_stack(channels, blocks, DILATIONS)
         self.head = nn.Conv1d(channels, values, 1)
         nn.init.zeros_(self.head.weight)  # starts as the matrix
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
 
     def forward(self, z: Float[Tensor, "b c t"]) -> Float[Tensor, "b v t"]:  # noqa: D102
-        return self.head(self.trunk(self.stem(z))).float() + self.linear(z[:, 1:]).float()
+        return self.head(self.stack(self.stem(z))).float() + self.linear(z[:, 1:]).float()
 
 
 def sharpen(spectrum: Float[Tensor, "b v frames"]) -> Float[Tensor, "b v frames"]:
     """Log amplitudes with the contrast of their fine structure restored."""
-    long, short = parts(spectrum)
+    long, short = split_windows(spectrum)
     fine = fine_structure(spectrum)
     sharper = long + (VALLEYS - 1) * fine.clamp_max(0) + (PEAKS - 1) * fine.clamp_min(0)
     return torch.cat([sharper, short], 1)

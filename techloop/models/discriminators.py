@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from techloop.models.audio_vae import AudioVAE
-from techloop.parallel import drawn, drawn_normal
+from techloop.models.sampling import draw_shard, sample_shard
 
 WIDTH = 128
 
 
-class LatentContest(nn.Module):
+class LatentDiscriminator(nn.Module):
     """An audio VAE and a discriminator that tells its latent frames from draws of the prior.
 
     One loss trains both: the gradient that improves the discriminator is turned around on its way
@@ -46,8 +46,8 @@ class LatentContest(nn.Module):
         cannot tell them apart.
         """
         predicted, mu, sigma = self.vae(spectrum, draw)
-        frames = _Reversed.apply(drawn_normal(mu, sigma, draw).mT.flatten(0, 1))
-        prior = drawn(torch.randn, size=mu.shape, draw=draw).mT.flatten(0, 1)
+        frames = GradientReversal.apply(sample_shard(mu, sigma, draw).mT.flatten(0, 1))
+        prior = draw_shard(torch.randn, size=mu.shape, draw=draw).mT.flatten(0, 1)
         told = self.discriminator(torch.cat([prior, frames]))[:, 0].float()
         truth = torch.cat(
             [torch.ones_like(told[: len(prior)]), torch.zeros_like(told[len(prior) :])]
@@ -55,7 +55,7 @@ class LatentContest(nn.Module):
         return predicted, mu, sigma, F.binary_cross_entropy_with_logits(told, truth)
 
 
-class _Reversed(torch.autograd.Function):
+class GradientReversal(torch.autograd.Function):
     """The identity, whose gradient has the other sign."""
 
     @staticmethod

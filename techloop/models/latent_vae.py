@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from techloop.grid import Grid
-from techloop.models.blocks import fold, trunk, unfold
-from techloop.models.model import Model
-from techloop.parallel import drawn_normal
+from techloop.models.base import Model
+from techloop.models.layers import patchify, residual_stack, unpatchify
+from techloop.models.sampling import sample_shard
 
 SIGMA_FLOOR = 0.05
 DILATIONS = (1, 2, 4)
@@ -93,12 +93,12 @@ class LatentVAE(Model):
         self.register_buffer("prior_factor", torch.eye(latent_dim * length))
         inside = self.steps // length
         values = 2 * audio_latent_dim * self.patch
-        self.read = nn.Conv1d(values, channels, 1)
-        self.encoder = trunk(channels, blocks, DILATIONS)
+        self.embed = nn.Conv1d(values, channels, 1)
+        self.encoder = residual_stack(channels, blocks, DILATIONS)
         self.to_points = nn.Conv1d(channels * inside, 2 * latent_dim, 1)
         self.from_points = nn.Conv1d(latent_dim, channels * inside, 1)
-        self.decoder = trunk(channels, blocks, DILATIONS)
-        self.write = nn.Conv1d(channels, values, 1)
+        self.decoder = residual_stack(channels, blocks, DILATIONS)
+        self.unembed = nn.Conv1d(channels, values, 1)
 
     def whiten(self, mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """VAE 1's means and deviations on the scale of the training set's means."""
@@ -112,16 +112,16 @@ class LatentVAE(Model):
             [(mu - self.mean) / self.std, (sigma.log() - self.log_sigma_mean) / self.log_sigma_std],
             1,
         )
-        h = self.encoder(self.read(fold(x, self.patch)))
-        mean, raw = self.to_points(fold(h, self.steps // self.length)).float().chunk(2, 1)
+        h = self.encoder(self.embed(patchify(x, self.patch)))
+        mean, raw = self.to_points(patchify(h, self.steps // self.length)).float().chunk(2, 1)
         return mean, F.softplus(raw) + 1e-3
 
     def decode_whitened(
         self, points: Float[Tensor, "b d length"]
     ) -> tuple[Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]]:
         """Mean and deviation of the predicted Gaussian, on the whitened scale."""
-        h = unfold(self.from_points(points), self.steps // self.length)
-        mu_hat, raw = unfold(self.write(self.decoder(h)), self.patch).float().chunk(2, 1)
+        h = unpatchify(self.from_points(points), self.steps // self.length)
+        mu_hat, raw = unpatchify(self.unembed(self.decoder(h)), self.patch).float().chunk(2, 1)
         return mu_hat, F.softplus(raw) + SIGMA_FLOOR
 
     def decode(
@@ -131,15 +131,15 @@ class LatentVAE(Model):
         mu_hat, sigma_hat = self.decode_whitened(points)
         return mu_hat * self.std + self.mean, sigma_hat * self.std
 
-    def from_noise(self, noise: Float[Tensor, "b d length"]) -> Float[Tensor, "b d length"]:
+    def sample_prior(self, noise: Float[Tensor, "b d length"]) -> Float[Tensor, "b d length"]:
         """Points of the learned prior, given standard normal ones; linear.
 
-        Before `learn_prior` it is N(0, 1), and this the identity.
+        Before `fit_prior` it is N(0, 1), and this the identity.
         """
         return self.prior_mean + (noise.flatten(1) @ self.prior_factor.T).view_as(noise)
 
     @torch.no_grad()
-    def learn_prior(
+    def fit_prior(
         self, mean: Float[Tensor, "n d length"], std: Float[Tensor, "n d length"]
     ) -> None:
         """Make the prior the Gaussian with the moments of the aggregate posterior.
@@ -165,4 +165,4 @@ class LatentVAE(Model):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Predicted Gaussian (whitened) from sampled points, and the points' posterior."""
         mean, std = self.encode(mu, sigma)
-        return *self.decode_whitened(drawn_normal(mean, std, draw)), mean, std
+        return *self.decode_whitened(sample_shard(mean, std, draw)), mean, std

@@ -7,24 +7,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from techloop.datasets import LoopDataset
+from techloop.audio.vocoder import log_amplitudes
+from techloop.data.datasets import LoopDataset
 from techloop.grid import Grid
-from techloop.latents import latent_metrics
-from techloop.losses import (
+from techloop.models.audio_vae import AudioVAE
+from techloop.models.base import pick_device
+from techloop.models.discriminators import LatentDiscriminator
+from techloop.models.sampling import draw_shard, sample
+from techloop.params import AudioVAECell, TrainAudioVAE
+from techloop.training.distributed import all_gather, fabric_from_environment
+from techloop.training.latents import latent_metrics
+from techloop.training.loop import Log, train_into, warm_up
+from techloop.training.losses import (
     gaussian_kl,
     mean_spectral_distance,
     mmd,
     rate,
     spectrogram_distance,
 )
-from techloop.models.audio_vae import AudioVAE
-from techloop.models.blocks import sample
-from techloop.models.discriminators import LatentContest
-from techloop.models.model import pick_device
-from techloop.parallel import drawn, fabric_from_environment, gathered
-from techloop.params import AudioVAECell, TrainAudioVAE
-from techloop.training.loop import Log, train_into, warm_up
-from techloop.vocoder import analyse
 
 VALIDATION_LOOPS = 64
 START_LOOPS = 512
@@ -59,8 +59,8 @@ def train_audio_vae(
     frames = max(1, round(params.crop_fraction * grid.frames))
     torch.manual_seed(seed)
     model = AudioVAE(grid, **params.model.model_dump())
-    model.start_from(_known_spectra(loops))
-    trained = LatentContest(model) if cell.regulariser == "wae-gan" else model
+    model.init_from_pca(_known_spectra(loops))
+    trained = LatentDiscriminator(model) if cell.regulariser == "wae-gan" else model
     take = loops.reader(pick_device())
 
     def step(
@@ -105,15 +105,15 @@ def objective(
     """The `loss` and its parts: `spectrogram_distance` of the prediction, and the penalty.
 
     Args:
-        vae: an `AudioVAE`, or a `LatentContest` around one.
+        vae: an `AudioVAE`, or a `LatentDiscriminator` around one.
         spectrum: log amplitudes of this process's share of the batch.
         draw: of the posterior's and the prior's samples.
         seen: loops so far, for the rise of the penalty's weight.
     """
     found = vae(spectrum, draw)
-    # Per row where it is none, so that all of the batch's can be gathered.
+    # Per row where it is none, so that all of the batch's can be all_gather.
     rows = [x if x.ndim else x.expand(len(spectrum)) for x in (spectrum, *found)]
-    spectrum, predicted, mu, sigma, *contest = map(gathered, rows)
+    spectrum, predicted, mu, sigma, *contest = map(all_gather, rows)
     log_term, linear_term, fine_term = spectrogram_distance(spectrum, predicted)
     kl = gaussian_kl(mu, sigma)
     if cell.regulariser == "kl":
@@ -151,9 +151,9 @@ def random_spectra(
     near = range(round(grid.frames / MOST_SPEED), round(grid.frames * MOST_SPEED) + 1)
     speeds = [n for n in near if n == grid.frames or 30**20 % n == 0]  # whose FFT is fast
     samples = speeds[draw.initial_seed() % len(speeds)] * grid.hop  # no wait for the device
-    loud = drawn(torch.rand, size=(len(x), 1), draw=draw) >= SILENT_SHARE
-    first = drawn(torch.randint, samples // grid.hop, size=(len(x),), draw=draw)
-    return analyse(change_speed(x * loud, samples), grid.hop, first, frames)
+    loud = draw_shard(torch.rand, size=(len(x), 1), draw=draw) >= SILENT_SHARE
+    first = draw_shard(torch.randint, samples // grid.hop, size=(len(x),), draw=draw)
+    return log_amplitudes(change_speed(x * loud, samples), grid.hop, first, frames)
 
 
 def change_speed(x: Float[Tensor, "b samples"], samples: int) -> Float[Tensor, "b other"]:
@@ -171,7 +171,7 @@ def _known_spectra(loops: LoopDataset) -> Float[Tensor, "n v frames"]:
     parts = (
         torch.from_numpy(loops.audio(part)) for part in np.array_split(rows, -(-len(rows) // 16))
     )
-    return torch.cat([analyse(x, loops.grid.hop)[..., ::4].contiguous() for x in parts])
+    return torch.cat([log_amplitudes(x, loops.grid.hop)[..., ::4].contiguous() for x in parts])
 
 
 def posterior_metrics(vae: AudioVAE, x: Tensor) -> dict[str, float]:

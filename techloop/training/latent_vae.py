@@ -8,9 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from techloop.datasets import LatentDataset
+from techloop.data.datasets import LatentDataset
 from techloop.grid import Grid
-from techloop.losses import (
+from techloop.models.audio_vae import AudioVAE
+from techloop.models.base import model_fingerprint, pick_device
+from techloop.models.latent_vae import LatentVAE
+from techloop.models.sampling import draw_shard, sample, sample_shard
+from techloop.params import LatentVAECell, TrainLatentVAE
+from techloop.training.distributed import all_gather, fabric_from_environment
+from techloop.training.loop import Log, train_into, warm_up
+from techloop.training.losses import (
     active_units,
     gaussian_cross_entropy,
     gaussian_kl,
@@ -19,13 +26,6 @@ from techloop.losses import (
     mean_spectral_distance,
     rate,
 )
-from techloop.models.audio_vae import AudioVAE
-from techloop.models.blocks import sample
-from techloop.models.latent_vae import LatentVAE
-from techloop.models.model import model_fingerprint, pick_device
-from techloop.parallel import drawn, drawn_normal, fabric_from_environment, gathered
-from techloop.params import LatentVAECell, TrainLatentVAE
-from techloop.training.loop import Log, train_into, warm_up
 
 HEARD = 16  # held-out loops whose decoded sound is compared
 BATCH = 256
@@ -74,9 +74,9 @@ def train_latent_vae(
         vae: nn.Module, rows: list[int], draw: torch.Generator, seen: int
     ) -> dict[str, Tensor]:
         m, s = rotated(mu[rows].to(draw.device), sigma[rows].to(draw.device), grid, draw)
-        target = drawn_normal(m, s, draw) if cell.objective == "trajectory-sample" else m
+        target = sample_shard(m, s, draw) if cell.objective == "trajectory-sample" else m
         found = vae(m, s, draw)
-        target, s, mu_hat, sigma_hat, mean, std = map(gathered, (target, s, *found))
+        target, s, mu_hat, sigma_hat, mean, std = map(all_gather, (target, s, *found))
         distortion = distortion_nats(model, cell.objective, target, s, mu_hat, sigma_hat)
         kl = gaussian_kl(mean, std)
         spent = rate(kl, params.free_nats) * cell.length / grid.frames
@@ -110,7 +110,7 @@ def train_latent_vae(
         parts = zip(mu.split(BATCH), sigma.split(BATCH), strict=True)
         points = [model.encode(m.to(pick_device()), s.to(pick_device())) for m, s in parts]
         mean, std = (torch.cat(v) for v in zip(*points, strict=True))
-        model.learn_prior(mean, std)
+        model.fit_prior(mean, std)
 
     notes = {
         "data": latents.card["fingerprint"],
@@ -144,7 +144,7 @@ def rotated(
     so for a single point, it would learn a few hundred loops by heart unless it sees them from
     every beat.
     """
-    beat = drawn(torch.randint, grid.beats, size=(len(mu), 1), draw=draw)
+    beat = draw_shard(torch.randint, grid.beats, size=(len(mu), 1), draw=draw)
     first = (beat * grid.frames / grid.beats).round().long()
     at = (first + torch.arange(grid.frames, device=mu.device)) % grid.frames
     at = at[:, None].expand_as(mu)

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from techloop.artifacts import code_fingerprint, whole_folder, write_json, write_whole
-from techloop.models.model import Model, parameter_count, pick_device
-from techloop.parallel import fabric_from_environment, precision_from_environment, processes
+from techloop.artifacts import atomic_folder, atomic_write, write_json
+from techloop.closure import code_fingerprint
+from techloop.models.base import Model, parameter_count, pick_device
+from techloop.models.sampling import processes
 from techloop.params import Training
+from techloop.training.distributed import fabric_from_environment, precision_from_environment
 
 Log = Callable[[Mapping[str, float], int], None]
 Step = Callable[[nn.Module, list[int], torch.Generator, int], dict[str, Tensor]]
@@ -87,7 +89,7 @@ def train_into(
     metrics["parameters"] = float(parameter_count(model))
     if processes()[0] != 0:  # all know the same, one writes
         return metrics
-    with whole_folder(folder) as new:
+    with atomic_folder(folder) as new:
         model.save(new, **notes)
         pd.DataFrame(history).to_csv(new / "history.csv", index=False)
         write_json(new / "metrics.json", metrics)
@@ -115,7 +117,7 @@ def fit(
 
     Args:
         step: `(model, rows, draw, loops_seen)` to named scalars; `loss` is minimised. `rows` are
-            this process's share of the batch, the scalars those of all of it (`techloop.parallel`).
+            this process's share of the batch, the scalars those of all of it (`techloop.training.distributed`).
         validate: the model's named numbers on held-out loops; called without gradients, in every
             process with all of them.
         ids: of the loops of the training split.
@@ -219,7 +221,7 @@ def fit(
                     state["precision"] = fabric.strategy.precision.state_dict()
                 # In memory first: of a full disk torch would not say that it is full.
                 torch.save(state, content := io.BytesIO())
-                write_whole(finished if ends else last, content.getvalue())
+                atomic_write(finished if ends else last, content.getvalue())
     if fabric.is_global_zero:
         last.unlink(missing_ok=True)
     bar.close()
@@ -242,7 +244,7 @@ def optimizer_of(model: nn.Module, learning_rate: float) -> torch.optim.Optimize
 def checkpoint_folder(identity: Mapping[str, Any], checkpoints: Path) -> Path:
     """Where a training of this identity, on such a device, keeps its checkpoint."""
     known = {
-        "code": code_fingerprint(),
+        "code": code_fingerprint("techloop.training.audio_vae", "techloop.training.latent_vae"),
         "device": pick_device().type,  # which has a random stream of its own
         "precision": precision_from_environment(),
     }

@@ -1,1 +1,0 @@
-"""Evaluation: each metric a pure function on arrays, and one function a stage to write it."""

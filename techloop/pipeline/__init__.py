@@ -1,0 +1,1 @@
+"""What surrounds the stages: costs, profiles, a doctor."""

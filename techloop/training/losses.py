@@ -1,0 +1,189 @@
+"""Objectives: one function an equation."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from techloop.audio.spectral import circular_stft, whole_hop
+from techloop.audio.vocoder import LOG_FLOOR, fine_structure, split_windows
+
+WINDOWS = (2048, 1024, 512, 256, 128)
+ACTIVE_VARIANCE = 0.01
+MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+def log_distance(
+    a: Float[Tensor, "b bins frames"], b: Float[Tensor, "b bins frames"]
+) -> Float[Tensor, ""]:
+    """Mean |log(a + eps) - log(b + eps)| of STFT amplitudes, eps = 1e-3.
+
+    References:
+        Défossez et al., SING, 2018, equation 5 (the brief's equation 1), as a mean.
+    """
+    return ((a + LOG_FLOOR).log() - (b + LOG_FLOOR).log()).abs().mean()
+
+
+def linear_distance(
+    a: Float[Tensor, "b bins frames"], b: Float[Tensor, "b bins frames"]
+) -> Float[Tensor, ""]:
+    """||a - b|| / ||a|| of the amplitudes of a batch; a silent batch `a` counts by its floor.
+
+    References:
+        Caillon & Esling, RAVE, 2021, equation 4 (spectral convergence), without the square.
+    """
+    floor = LOG_FLOOR * math.sqrt(a.numel())
+    return (a - b).norm() / a.norm().clamp_min(floor)
+
+
+def spectral_distance(
+    x: Float[Tensor, "b samples"], y: Float[Tensor, "b samples"], windows: Sequence[int] = WINDOWS
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """`log_distance` and `linear_distance` of `y` to the reference `x`, means over windows.
+
+    Circular STFTs, a quarter of the window as hop. One window gives the brief's formula.
+    """
+    log, linear = [], []
+    for window in windows:
+        hop = whole_hop(x.shape[-1], window)
+        a, b = (_amplitude(circular_stft(v, window, hop)) for v in (x, y))
+        log.append(log_distance(a, b))
+        linear.append(linear_distance(a, b))
+    return torch.stack(log).mean(), torch.stack(linear).mean()
+
+
+def mean_spectral_distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Both terms of `spectral_distance` over batches of (reference, other): means over loops.
+
+    Args:
+        pairs: `(b, samples)` each; b may differ from pair to pair.
+
+    Raises:
+        ValueError: there is no loop.
+    """
+    terms, loops = torch.zeros(2), 0
+    for x, y in pairs:
+        terms += torch.stack(spectral_distance(x, y)).cpu() * len(x)
+        loops += len(x)
+    if not loops:
+        raise ValueError("no loops to take the mean spectral distance of")
+    log_term, linear_term = (terms / loops).tolist()
+    return {"log_distance": log_term, "linear_distance": linear_term}
+
+
+def spectrogram_distance(
+    target: Float[Tensor, "b v frames"], predicted: Float[Tensor, "b v frames"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
+    """How far log amplitudes (of `techloop.audio.vocoder.log_amplitudes`) are from those predicted: three terms.
+
+    * log: `log_distance` of the short window, plus half of that of the long one.
+    * linear: the same of `linear_distance`.
+    * fine: mean squared difference of the fine structure, which is what tells a pitch and hardly
+      counts in the others. Squared, as its absolute difference is least for a flat guess: partials
+      are few among many bins.
+    """
+    log, linear = [], []
+    for a, b in zip(split_windows(target), split_windows(predicted), strict=True):
+        log.append((a - b).abs().mean())
+        linear.append(linear_distance(a.exp(), b.exp()))
+    fine = fine_structure(target - predicted).square().mean()
+    return log[1] + log[0] / 2, linear[1] + linear[0] / 2, fine
+
+
+def _amplitude(spectrum: Tensor) -> Tensor:
+    """|spectrum| with a gradient that stays finite at zero."""
+    return torch.view_as_real(spectrum).square().sum(-1).add(1e-12).sqrt()
+
+
+def gaussian_kl(
+    mu: Float[Tensor, "b c t"], sigma: Float[Tensor, "b c t"]
+) -> Float[Tensor, "b c t"]:
+    """KL(N(mu, sigma^2) || N(0, 1)) of each latent value, in nats.
+
+    Not reduced: sum over `c` for the usual objective, average over `b` and `t`
+    for the rate of each dimension.
+
+    References:
+        Kingma & Welling, Auto-Encoding Variational Bayes, 2014, appendix B.
+    """
+    return 0.5 * (mu.square() + sigma.square() - 1) - sigma.log()
+
+
+def gaussian_kl_between(
+    mu: Float[Tensor, "b c t"],
+    sigma: Float[Tensor, "b c t"],
+    mu_hat: Float[Tensor, "b c t"],
+    sigma_hat: Float[Tensor, "b c t"],
+) -> Float[Tensor, "b c t"]:
+    """KL(N(mu, sigma^2) || N(mu_hat, sigma_hat^2)) of each value, in nats."""
+    ratio = sigma / sigma_hat
+    return 0.5 * (ratio.square() - 1 + ((mu - mu_hat) / sigma_hat).square()) - ratio.log()
+
+
+def gaussian_nll(
+    x: Float[Tensor, "b c t"], mu_hat: Float[Tensor, "b c t"], sigma_hat: Float[Tensor, "b c t"]
+) -> Float[Tensor, "b c t"]:
+    """-log N(x; mu_hat, sigma_hat^2) of each value, in nats."""
+    return 0.5 * (((x - mu_hat) / sigma_hat).square() + math.log(2 * math.pi)) + sigma_hat.log()
+
+
+def gaussian_cross_entropy(
+    mu: Float[Tensor, "b c t"],
+    sigma: Float[Tensor, "b c t"],
+    mu_hat: Float[Tensor, "b c t"],
+    sigma_hat: Float[Tensor, "b c t"],
+) -> Float[Tensor, "b c t"]:
+    """-E log N(z; mu_hat, sigma_hat^2) of z ~ N(mu, sigma^2), of each value, in nats.
+
+    The expectation of `gaussian_nll` over samples, and `gaussian_kl_between` plus the entropy of
+    the first: what predictions of any objective can be compared by.
+    """
+    return gaussian_nll(mu, mu_hat, sigma_hat) + 0.5 * (sigma / sigma_hat).square()
+
+
+def rate(kl: Float[Tensor, "b c t"], free_nats: float = 0.0) -> Float[Tensor, ""]:
+    """Nats of one point of a representation: the mean KL of each dimension, summed over them.
+
+    Args:
+        free_nats: what each dimension may spend unpunished (free bits); below it there is no
+            gradient.
+
+    References:
+        Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016,
+        equation 15.
+    """
+    return kl.mean((0, 2)).clamp_min(free_nats).sum()
+
+
+def mmd(z: Float[Tensor, "n c"], prior: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
+    """Unbiased squared maximum mean discrepancy between two samples of equal size.
+
+    Sum over seven scales s of the inverse multiquadratic kernel C / (C + |a - b|^2), C = 2 c s:
+    2 c is the expected squared distance of two draws of a standard normal. About zero, and
+    sometimes below, where both samples are of one distribution.
+
+    References:
+        Tolstikhin et al., Wasserstein Auto-Encoders, 2018, algorithm 2 and section 4.
+    """
+    n, c = z.shape
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        squared = (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp_min(0)
+        return torch.stack([2 * c * s / (2 * c * s + squared) for s in MMD_SCALES]).sum(0)
+
+    def off_diagonal_mean(k: Tensor) -> Tensor:
+        return (k.sum() - k.diagonal().sum()) / (n * (n - 1))
+
+    within = off_diagonal_mean(kernel(z, z)) + off_diagonal_mean(kernel(prior, prior))
+    return within - 2 * kernel(z, prior).mean()
+
+
+def active_units(mu: Float[Tensor, "b c t"], threshold: float = ACTIVE_VARIANCE) -> int:
+    """Dimensions whose posterior mean varies over the data (variance above `threshold`).
+
+    References:
+        Burda et al., Importance Weighted Autoencoders, 2016, section 5.2.
+    """
+    return int((mu.var((0, 2)) > threshold).sum())

@@ -1,0 +1,106 @@
+"""Small settings that tests share."""
+
+import errno
+import io
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from techloop.data.loops import PreparationConfig
+from techloop.grid import Grid
+from techloop.params import AudioVAECell, Params, load_params
+
+ROOT = Path(__file__).parents[2]
+GRID = Grid()
+
+
+def small_params() -> Params:
+    """params.yaml of the repository, with sizes that take seconds."""
+    raw: dict[str, Any] = load_params(ROOT / "params.yaml").model_dump()
+    raw["prepare_loops"]["synth"]["loops"] = 60
+    audio, latent = raw["train_audio_vae"], raw["train_latent_vae"]
+    audio["model"] = {"latent_dim": 4, "channels": 32, "blocks": 1}
+    # The objective that the study alone has.
+    latent["cells"]["kl-sample-4"] = {
+        "regulariser": "kl",
+        "objective": "trajectory-sample",
+        "length": 4,
+    }
+    latent["model"] = {"latent_dim": 6, "channels": 32, "blocks": 1}
+    for section in (audio, latent):
+        section["training"] |= {
+            "loops": 96,
+            "batch_size": 4,
+            "validate_every_loops": 32,
+            "checkpoint_every_loops": 32,
+        }
+    raw["study"]["loops"] = 96
+    return Params.model_validate(raw)
+
+
+def recipe(**changes: Any) -> PreparationConfig:
+    """The repository's, with changes."""
+    told = small_params().prepare_loops.recipe.model_dump()
+    return PreparationConfig(**{"grid": GRID, **told, **changes})
+
+
+def preparation() -> dict[str, Any]:
+    """What `prepare_loops` is told besides source, folder, recipe and checkpoints."""
+    section = small_params().prepare_loops
+    told = section.model_dump(include={"train_fraction", "validation_fraction", "max_similarity"})
+    return {**told, "shard_mb": 1, "seed": 0}
+
+
+def train_small_audio_vae(
+    loops: Path, folder: Path, cell: AudioVAECell | None = None, **kwargs: Any
+) -> dict:
+    """VAE 1 of the small sizes, `kl` by default; checkpoints beside its folder."""
+    from techloop.training.audio_vae import train_audio_vae
+
+    params = small_params().train_audio_vae
+    told = {
+        "params": params,
+        "log": lambda metrics, step: None,
+        "checkpoints": folder.parent / "checkpoints",
+    } | kwargs
+    return train_audio_vae(loops, folder, cell=cell or params.cell("kl"), seed=0, **told)
+
+
+def train_small_latent_vae(latents: Path, folder: Path, cell: str, **kwargs: Any) -> dict:
+    """VAE 2 of the small sizes; checkpoints beside its folder."""
+    from techloop.training.latent_vae import train_latent_vae
+
+    params = small_params().train_latent_vae
+    told = {
+        "log": lambda metrics, step: None,
+        "checkpoints": folder.parent / "checkpoints",
+    } | kwargs
+    return train_latent_vae(latents, folder, params=params, cell=params.cell(cell), seed=0, **told)
+
+
+def free_port() -> int:
+    """A port of this machine at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+class FullDisk:
+    """Opens files as `io.open` does, with so much room in all; notes what was written."""
+
+    def __init__(self, room: float) -> None:
+        self.room, self.written, self.really_open = room, 0, io.open
+
+    def open(self, file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if "b" not in mode or not set(mode) & {"w", "a", "x"}:
+            return self.really_open(file, mode, *args, **kwargs)
+        disk = self
+
+        class Tight(io.FileIO):
+            def write(self, content: Any) -> int:
+                disk.written += memoryview(content).nbytes
+                if disk.written > disk.room:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+                return super().write(content)
+
+        return io.BufferedWriter(Tight(file, mode.replace("b", "")))
