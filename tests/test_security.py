@@ -165,7 +165,7 @@ def test_processes_of_preparation_listen_to_this_machine_alone(
 
     monkeypatch.setattr(distributed, "LocalCluster", watched)
     prepare_loops(
-        SynthSource(GRID, 60, 0), tmp_path / "loops", recipe(), **preparation(), workers=2
+        SynthSource(GRID, 60, 0), tmp_path / "loops", GRID, recipe(), **preparation(), workers=2
     )
     assert len(listening) >= 3
     assert set(listening) == {"127.0.0.1"}

@@ -55,6 +55,8 @@ class Tempo:
         if self.beats is None:
             bar_s = beats_per_bar * 60 / self.bpm
             bars = int((duration_s - self.downbeat_s) / bar_s + 1e-6)
-            return self.downbeat_s + np.arange(bars + 1) * bar_s
-        lines = np.arange(0, self.beats.passed[-1] + 1e-6, beats_per_bar)
-        return np.interp(lines, self.beats.passed, self.beats.time_s)
+            lines_s: np.ndarray = self.downbeat_s + np.arange(bars + 1) * bar_s
+            return lines_s
+        passed = np.arange(0, self.beats.passed[-1] + 1e-6, beats_per_bar)
+        lines_s = np.interp(passed, self.beats.passed, self.beats.time_s)
+        return lines_s

@@ -82,7 +82,8 @@ def pulse_strength(
     spectrum = np.abs(scipy.fft.rfft(centred, n=OVERSAMPLING * len(centred))) / norm
     bins = np.rint(np.outer(PULSES, beats) * OVERSAMPLING).astype(int)
     amplitudes = spectrum[np.minimum(bins, len(spectrum) - 1)]
-    return np.where(bins < len(spectrum), amplitudes, 0).sum(axis=0)
+    strength: np.ndarray = np.where(bins < len(spectrum), amplitudes, 0).sum(axis=0)
+    return strength
 
 
 def pulse_strength_along(envelope: Envelope, passed: Float[np.ndarray, " frames"]) -> float:

@@ -54,9 +54,10 @@ def beat_self_similarity(envelope: Envelope, beats: Beats) -> Float[np.ndarray, 
     floor = CHANCE_ENERGY * np.square(onsets).sum()  # monotone music differs by frames at most
     onsets -= onsets.mean(axis=0)
     spectrum = scipy.fft.rfft(onsets, n=2 * n, axis=0)
-    products = scipy.fft.irfft(np.square(np.abs(spectrum)).sum(axis=1))[: n // 2]
+    products: np.ndarray = scipy.fft.irfft(np.square(np.abs(spectrum)).sum(axis=1))[: n // 2]
     pairs = n - np.arange(n // 2)
-    return products / pairs / ((np.square(onsets).sum() + floor) / n + 1e-9)
+    similarity: np.ndarray = products / pairs / ((np.square(onsets).sum() + floor) / n + 1e-9)
+    return similarity
 
 
 def _periodicity(similarity: Float[np.ndarray, " lags"], beats: int) -> float:
