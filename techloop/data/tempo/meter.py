@@ -61,6 +61,6 @@ def beat_self_similarity(envelope: Envelope, beats: Beats) -> Float[np.ndarray, 
 
 
 def _periodicity(similarity: Float[np.ndarray, " lags"], beats: int) -> float:
-    """How much more similar beats are a multiple of `beats` apart than one beat nearer or farther."""
+    """How much more similar beats are a multiple of `beats` apart than at the lags beside it."""
     lags = np.arange(beats, min(len(similarity) - 1, 4 * beats + 1), beats)
     return float((similarity[lags] - (similarity[lags - 1] + similarity[lags + 1]) / 2).mean())

@@ -1,60 +1,22 @@
 """Beat trackers by others, whose tempo is further evidence."""
 
 import functools
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
-from filelock import FileLock
 from jaxtyping import Float
 
 from techloop.data.tempo.envelope import ENVELOPE_HZ, Envelope
+from techloop.data.tempo.librosa_tempo import librosa_tempo
 from techloop.preparation import TrackerName
 
-TRACKER_WEIGHT: dict[TrackerName, float] = {
-    "librosa": 1.5,
-    "beat_this": 3.0,
-}  # how many times likelier its tempo becomes
+# How many times likelier a tempo becomes when a tracker finds it.
+TRACKER_WEIGHT: dict[TrackerName, float] = {"librosa": 1.5, "beat_this": 3.0}
 TRACKER_WITHIN = 0.02  # how near a tempo must be to count as the same, as a share
-
-
-@runtime_checkable
-class TempoEstimator(Protocol):
-    """The part of `librosa.feature.tempo` that is used."""
-
-    def __call__(
-        self,
-        *,
-        onset_envelope: Float[np.ndarray, " frames"],
-        sr: float,
-        hop_length: int,
-        prior: object = None,
-    ) -> Float[np.ndarray, " 1"]:
-        """Tempi in beats per minute, of frames at the rate `sr / hop_length`."""
-        ...
-
-
 Tracker = Callable[
     [Float[np.ndarray, " samples"], int, Envelope],
     tuple[float, Float[np.ndarray, " n"] | None],
 ]
-
-
-@functools.cache
-def librosa_tempo() -> TempoEstimator:
-    """`librosa.feature.tempo`, compiled: one process after the other.
-
-    Processes that compile for numba's cache at the same time can damage it, and then each process
-    that uses it crashes (numba issue 10128).
-    """
-    with FileLock(Path(tempfile.gettempdir(), "techloop-compiles-librosa.lock"), mode=0o666):
-        from librosa.feature import tempo  # takes seconds, and most recordings do not need it
-
-        tempo(onset_envelope=np.ones(400, np.float32), sr=ENVELOPE_HZ // 4, hop_length=1)
-        estimator: TempoEstimator = tempo
-        return estimator
 
 
 def _librosa(
