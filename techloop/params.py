@@ -266,14 +266,6 @@ class Params(Section):
             own = values.model_dump()
         return {"seed": self.seed, "grid": dataclasses.asdict(self.grid), **own}
 
-    def studied(self) -> TrainLatentVAE:
-        """How a run of the study is trained: as any latent VAE, but for its budget."""
-        section, loops = self.train_latent_vae, self.study.loops
-        budget = {"loops": loops, "validate_every_loops": loops}
-        training = section.training.model_copy(update=budget)
-        warmup = {"warmup_loops": min(section.warmup_loops, loops // 3)}
-        return section.model_copy(update={"training": training, **warmup})
-
 
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and check params.yaml.

@@ -522,7 +522,7 @@ def left_out(path: Path, **filters: object) -> dict[str, tuple]:
 def test_what_a_listener_discards_is_left_out(archive):
     items = items_of(archive)
     assert {key for key, item in items.items() if item.rejection} == {"1004"}
-    assert items["1004"].left_out == (
+    assert items["1004"].rejection == (
         "discarded",
         "a listener says that it is no loop",
         "1 of 2",

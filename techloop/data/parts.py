@@ -89,13 +89,13 @@ def make_part(source: Source, chunk: Chunk, grid: Grid, config: PreparationConfi
     """
     if not chunk.part.exists():
         prepared = [prepare_item(source, item, grid, config) for item in chunk.items]
-        _write_part(chunk.part, prepared, grid)
+        write_part(chunk.part, prepared, grid)
 
 
 def reject_part(chunk: Chunk, rejection: Rejection, grid: Grid) -> None:
     """Write a part in which every item is rejected."""
     rows = [reject_row(item, "", rejection) for item in chunk.items]
-    _write_part(chunk.part, [PreparedItem([], [], [row]) for row in rows], grid)
+    write_part(chunk.part, [PreparedItem([], [], [row]) for row in rows], grid)
 
 
 def read_tables(chunks: Iterable[Chunk]) -> Iterator[PartTables]:
@@ -118,7 +118,7 @@ def _open_parts(chunks: Iterable[Chunk]) -> Iterator[Mapping[str, np.ndarray]]:
                 yield arrays
 
 
-def _write_part(part: UPath, prepared: Sequence[PreparedItem], grid: Grid) -> None:
+def write_part(part: UPath, prepared: Sequence[PreparedItem], grid: Grid) -> None:
     """Write loops, their fingerprints, and the rows of each item."""
     loops = list(itertools.chain.from_iterable(item.loops for item in prepared))
     rate, scale = grid.sample_rate_hz, np.float32(INT16_SCALE)
