@@ -196,7 +196,7 @@ def test_the_loop_that_a_file_marks_is_taken():
     plain, _, _ = prepared(loop)
     assert all(np.array_equal(a, b) for a, b in zip(loops, plain, strict=True))
     assert rows[0]["clipped_share"] == pytest.approx(2 / GRID.samples)
-    # The sustain of a note is no loop.
+    # The sustain of a note is not a loop.
     sustained = replace(marked, tags=replace(marked.tags, loop=(start, start + 500)))
     assert len(prepared(sustained, bpm=None)[1]) == 0 or prepared(sustained, bpm=None)[2]
 

@@ -87,7 +87,12 @@ def test_a_place_that_cannot_be_written_is_named_and_stays(
 ) -> None:
     script = tmp_path / "extraction.py"
     script.write_text(EXTRACTION)
-    paths = (audio_vae_folder, loops_folder, tmp_path / "data" / "latents", tmp_path / "checkpoints")
+    paths = (
+        audio_vae_folder,
+        loops_folder,
+        tmp_path / "data" / "latents",
+        tmp_path / "checkpoints",
+    )
 
     def extracted() -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -80,7 +80,7 @@ def noise(duration_s, seed=0):
 
 
 def refused(x, **settings):
-    """Why there is no tempo."""
+    """Why no tempo is found."""
     with pytest.raises(Rejected) as caught:
         find_tempo(x, RATE, **settings)
     return caught.value.rejection

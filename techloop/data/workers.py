@@ -16,7 +16,7 @@ from techloop.preparation import PreparationConfig
 
 TASKS_AHEAD = 8  # tasks per worker that are handed out before the first is done
 DASK = {
-    # No task waits at a worker behind another, or it would be blamed when that one kills the worker.
+    # No task waits at a worker behind another: it would be blamed if that one killed the worker.
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.allowed-failures": 1,  # a task that killed two workers is to blame
     # One thread each. Freed memory of arrays is reused: by default it goes back to the system each
