@@ -69,7 +69,7 @@ def evaluate_controls(
     scale = np.where(deviation > 0, deviation, np.nan)
     gains = np.array([[control.gains[d] for d in DESCRIPTORS] for control in controls.values()])
     relative = gains.reshape(len(controls), len(DESCRIPTORS)) / scale
-    metrics = [LOOPS.measured(loops), PROBES.measured(probes)]
+    metrics = [LOOPS.measured(float(loops)), PROBES.measured(float(probes))]
     for (name, control), row in zip(controls.items(), relative, strict=True):
         own = DESCRIPTORS.index(control.descriptor)
         leakage = np.sqrt(np.nanmean(np.delete(row, own) ** 2))

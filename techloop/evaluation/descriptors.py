@@ -90,7 +90,7 @@ def evaluate_descriptors(
     significant = q < FALSE_DISCOVERY_RATE
     probes = dict(zip(FRAME_DESCRIPTORS, frame_probe(mu, curves), strict=True))
 
-    metrics = [LOOPS.measured(len(rows)), *_strongest(spearman.value)]
+    metrics = [LOOPS.measured(float(len(rows))), *_strongest(spearman.value)]
     share = float("nan") if np.isnan(q).all() else significant.mean()
     metrics += [SIGNIFICANT_SHARE.measured(share), MEAN_PROBE_R2.measured(mean_r2(probes.values()))]
     metrics += [PROBE_R2.of(n, LABELS[n]).measured(r2) for n, r2 in probes.items()]

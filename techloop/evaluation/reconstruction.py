@@ -91,7 +91,7 @@ def evaluate_reconstruction(
         "beats": grid.beats,
         "mel_range_hz": [MEL_LOW_HZ, grid.sample_rate_hz / 2],
     }
-    metrics = by_name(LOOPS.measured(len(x)), *_measurements(errors))
+    metrics = by_name(LOOPS.measured(float(len(x))), *_measurements(errors))
     return Evaluation(metrics, arrays, facts, sounds=tuple(sounds))
 
 
