@@ -9,7 +9,7 @@ from techloop.reporting.plots import control_gains
 
 
 def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
-    """What `evaluate_controls` left, as one figure.
+    """What `evaluate_controls` left, as one figure; none where there is no control.
 
     Args:
         folder: of the evaluation.
@@ -17,6 +17,8 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
     """
     facts = read_json(folder / "facts.json")
     controls, descriptors = facts["controls"], facts["descriptors"]
+    if not controls:
+        return []
     pictures.mkdir(parents=True, exist_ok=True)
     picture = pictures / "controls.png"
     control_gains(
