@@ -99,13 +99,13 @@ def displacement(
         The sum of the steps; None where `units` is empty.
 
     Raises:
-        ValueError: there is no control of a name, or it is turned beyond `MAX_UNITS`.
+        ValueError: the instrument lacks a control, or one is turned beyond `MAX_UNITS`.
     """
     total = None
     for name, amount in units.items():
         if name not in controls:
             raise ValueError(
-                f"there is no control `{name}`; this model has {', '.join(controls) or 'none'}"
+                f"this model has no control `{name}`; it has {', '.join(controls) or 'none'}"
             )
         if not abs(amount) <= MAX_UNITS:
             raise ValueError(

@@ -1,5 +1,7 @@
 """Controls: does the loop that comes out move the way its name says?"""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from techloop.artifacts import read_json, write_json
-from techloop.audio.descriptors import DIFFERENCE_UNITS, UNITS, loop_descriptors
+from techloop.audio.descriptors import UNITS, loop_descriptors
 from techloop.controls import Control, controls_json, displacement, load_controls
 from techloop.data.datasets import LoopDataset
 from techloop.evaluation.controls import (
@@ -16,6 +18,7 @@ from techloop.evaluation.controls import (
     find_controls,
     separate_directions,
 )
+from techloop.evaluation.metrics.units import DIFFERENCE_UNITS
 from techloop.instrument import Instrument
 from techloop.metric import flat_metrics, read_metrics
 from tests.helpers.datasets import contents
@@ -135,7 +138,7 @@ def test_a_descriptor_that_is_the_same_in_all_loops_has_no_control(
 
 def test_unknown_and_extreme_settings_are_refused() -> None:
     control = Control("centroid_hz", np.ones((1, 1)), dict.fromkeys(UNITS, 0.0), 0.0, 0.0)
-    with pytest.raises(ValueError, match="no control `faster`; this model has brighter"):
+    with pytest.raises(ValueError, match="no control `faster`; it has brighter"):
         displacement({"brighter": control}, {"faster": 1.0})
     for units in (5.1, -9.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="too far"):
@@ -155,3 +158,11 @@ def test_controls_of_another_model_are_refused(
     write_json(tmp_path / "damaged.json", content)
     with pytest.raises(ValueError, match=r"`brighter` has the shape \(1, 1\)"):
         load_controls(tmp_path / "damaged.json", instrument)
+
+
+def test_playing_takes_no_library_of_the_evaluation() -> None:
+    script = "import sys, techloop.controls; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    loaded = set(run.stdout.split())
+    assert "techloop.controls" in loaded
+    assert loaded & {"pandas", "sklearn", "scipy", "matplotlib", "mlflow"} == set()

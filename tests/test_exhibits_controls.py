@@ -7,8 +7,9 @@ import pytest
 
 from techloop.evaluation.result import Evaluation
 from techloop.reporting.exhibits.controls import exhibits
+from tests.helpers.axes import panels, tick_labels
 from tests.helpers.datasets import GRID, contents
-from tests.helpers.figures import panels, record_figures, tick_labels
+from tests.helpers.figures import capture_figures
 
 LABELS = {"loudness_db": "loudness", "centroid_hz": "centroid", "flatness": "flatness"}
 
@@ -21,7 +22,7 @@ def write_cell(folder: Path, controls: dict[str, str], gains: np.ndarray) -> Non
 def test_one_figure_of_the_gains_with_the_own_descriptor_framed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures = record_figures(monkeypatch)
+    figures = capture_figures(monkeypatch)
     gains = np.array([[0.1, 1.5, -0.2], [0.9, 0.3, np.nan]])
     write_cell(tmp_path / "cell", {"brighter": "centroid_hz", "louder": "loudness_db"}, gains)
     before = contents(tmp_path / "cell")

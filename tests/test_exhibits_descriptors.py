@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from techloop.reporting.exhibits.descriptors import exhibits, readable_order
+from tests.helpers.axes import panels, tick_labels
 from tests.helpers.datasets import GRID, contents
-from tests.helpers.figures import panels, record_figures, tick_labels
+from tests.helpers.figures import capture_figures
 from tests.test_descriptor_evaluation import evaluate_few_loops
 
 
@@ -31,7 +32,7 @@ def test_two_figures_and_two_tables(tmp_path, n):
 
 
 def test_pictures_show_the_numbers(tmp_path, monkeypatch):
-    figures = record_figures(monkeypatch)
+    figures = capture_figures(monkeypatch)
     evaluation = evaluate_few_loops(tmp_path, 6)
     evaluation.write(tmp_path / "cell", GRID)
     exhibits(tmp_path / "cell", tmp_path / "pictures")

@@ -8,8 +8,9 @@ from techloop.data.datasets import LoopDataset
 from techloop.evaluation.reconstruction import evaluate_reconstruction
 from techloop.models.audio_vae import AudioVAE
 from techloop.reporting.exhibits.reconstruction import exhibits
+from tests.helpers.axes import panels
 from tests.helpers.datasets import GRID, contents, kicks, write_loops
-from tests.helpers.figures import panels, record_figures
+from tests.helpers.figures import capture_figures
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_figures_then_both_sounds_of_each_example(tmp_path, evaluation):
 
 
 def test_pictures_show_the_arrays(tmp_path, evaluation, monkeypatch):
-    figures = record_figures(monkeypatch)
+    figures = capture_figures(monkeypatch)
     evaluation.write(tmp_path / "cell", GRID)
     exhibits(tmp_path / "cell", tmp_path / "pictures")
     arrays = evaluation.arrays

@@ -41,8 +41,6 @@ UNITS = {
     "pulse_clarity": "",
     "kick_on_beat": "",
 }
-# Units of differences: two levels in LUFS differ by dB.
-DIFFERENCE_UNITS = UNITS | {"loudness_db": "dB"}
 FRAME_DESCRIPTORS = tuple(UNITS)[:10]
 LABELS = {
     "loudness_db": "loudness",

@@ -12,14 +12,15 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor
 from tqdm import tqdm
 
-from techloop.audio.descriptors import DIFFERENCE_UNITS, LABELS, UNITS, loop_descriptors
+from techloop.audio.descriptors import LABELS, UNITS, loop_descriptors
 from techloop.controls import Control
 from techloop.data.datasets import LoopDataset
+from techloop.evaluation.metrics.units import DIFFERENCE_UNITS
 from techloop.evaluation.result import Evaluation
 from techloop.instrument import Instrument
 from techloop.metric import Metric, by_name
 
-DESCRIPTORS = tuple(UNITS)
+LOOP_DESCRIPTORS = tuple(UNITS)
 CONTROLS = {  # the descriptor that each raises
     "louder": "loudness_db",
     "brighter": "centroid_hz",
@@ -67,11 +68,13 @@ def evaluate_controls(
     rows = np.sort(np.random.default_rng(seed).permutation(len(real))[:loops])
     deviation = _descriptors(torch.from_numpy(real.audio(rows)), instrument).std(0)
     scale = np.where(deviation > 0, deviation, np.nan)
-    gains = np.array([[control.gains[d] for d in DESCRIPTORS] for control in controls.values()])
-    relative = gains.reshape(len(controls), len(DESCRIPTORS)) / scale
+    gains = np.array(
+        [[control.gains[d] for d in LOOP_DESCRIPTORS] for control in controls.values()]
+    )
+    relative = gains.reshape(len(controls), len(LOOP_DESCRIPTORS)) / scale
     metrics = [LOOPS.measured(float(loops)), PROBES.measured(float(probes))]
     for (name, control), row in zip(controls.items(), relative, strict=True):
-        own = DESCRIPTORS.index(control.descriptor)
+        own = LOOP_DESCRIPTORS.index(control.descriptor)
         leakage = np.sqrt(np.nanmean(np.delete(row, own) ** 2))
         unit = DIFFERENCE_UNITS[control.descriptor]
         metrics += [
@@ -104,7 +107,7 @@ def find_controls(
         seed: of the samples.
 
     Returns:
-        By name. A descriptor that is the same in all loops has no direction, and no control.
+        By name. A descriptor that is the same in all loops has neither a direction nor a control.
 
     Raises:
         ValueError: fewer than eight loops or two probes.
@@ -120,7 +123,7 @@ def find_controls(
     noise = torch.randn(loops + probes, *instrument.point_shape, generator=generator)
     regression, base = noise[:loops], noise[loops:]
     values = _rendered_descriptors(instrument, regression, "loops of the regression")
-    values = values[:, [DESCRIPTORS.index(descriptor) for descriptor in CONTROLS.values()]]
+    values = values[:, [LOOP_DESCRIPTORS.index(descriptor) for descriptor in CONTROLS.values()]]
     varies = np.ptp(values, 0) > 1e-9 * (1 + np.abs(values).max(0))
     if not varies.any():
         return {}
@@ -131,7 +134,7 @@ def find_controls(
     names = [name for name, varying in zip(CONTROLS, varies, strict=True) if varying]
     directions = separate_directions(slopes)
     return {
-        name: _measured(instrument, CONTROLS[name], direction, base, seed)
+        name: _measure(instrument, CONTROLS[name], direction, base, seed)
         for name, direction in zip(names, tqdm(directions, "controls"), strict=True)
     }
 
@@ -153,7 +156,7 @@ def separate_directions(slopes: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "
     return directions
 
 
-def _measured(
+def _measure(
     instrument: Instrument,
     descriptor: str,
     direction: Float[np.ndarray, " n"],
@@ -164,10 +167,10 @@ def _measured(
     step = torch.from_numpy(direction).float().view(instrument.point_shape)
     up, down = (_rendered_descriptors(instrument, base + sign * step) for sign in (1, -1))
     change = (up - down) / 2
-    own = change[:, DESCRIPTORS.index(descriptor)]
+    own = change[:, LOOP_DESCRIPTORS.index(descriptor)]
     resampled = np.random.default_rng(seed).integers(len(base), size=(RESAMPLINGS, len(base)))
     low, high = np.quantile(own[resampled].mean(1), [0.025, 0.975])
-    gains = dict(zip(DESCRIPTORS, change.mean(0).tolist(), strict=True))
+    gains = dict(zip(LOOP_DESCRIPTORS, change.mean(0).tolist(), strict=True))
     return Control(descriptor, step.numpy(), gains, float(low), float(high))
 
 

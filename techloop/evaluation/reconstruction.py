@@ -23,7 +23,7 @@ from techloop.metric import Measurement, Metric, by_name
 from techloop.models.audio_vae import AudioVAE
 
 BATCH = 16
-SOURCES = ("reconstruction", *GUESSES)  # what is compared with the original
+COMPARED = ("reconstruction", *GUESSES)  # each with the original
 
 LOOPS = Metric("loops", "loops")
 
@@ -47,7 +47,7 @@ def evaluate_reconstruction(
     Returns:
         `fidelity.METRICS`; arrays of mel levels in dB of the examples (`original_db`,
         `reconstruction_db`: examples, bands, frames) and of the mean absolute error per mel band
-        (`band_error_<source>_db`); both sounds of each example.
+        (`band_error_<compared>_db`); both sounds of each example.
 
     Raises:
         ValueError: fewer than two loops, or loops of another grid than the model's.
@@ -82,8 +82,8 @@ def evaluate_reconstruction(
         for kind, audio in (("original", x), ("reconstruction", y))
     ]
     arrays = {
-        f"band_error_{source}_db": (mel[source] - mel["original"]).abs().mean((0, 2)).numpy()
-        for source in SOURCES
+        f"band_error_{compared}_db": (mel[compared] - mel["original"]).abs().mean((0, 2)).numpy()
+        for compared in COMPARED
     }
     arrays |= {f"{kind}_db": mel[kind][chosen].numpy() for kind in ("original", "reconstruction")}
     facts = {
@@ -115,7 +115,7 @@ def rank_names(ranks: Int[np.ndarray, " examples"], n: int) -> list[str]:
 def _compare(
     vae: AudioVAE, x: Float[Tensor, "n samples"], noise: Float[Tensor, "n samples"]
 ) -> tuple[Float[Tensor, "n samples"], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Reconstructions; mel levels of the originals and of all `SOURCES`; `loop_errors` of these."""
+    """Reconstructions, mel levels of the originals and all `COMPARED`, and `loop_errors` of these."""
     silence = comparison_features(torch.zeros_like(x[:1]), vae.grid)
     decoded: list[Tensor] = []
     mels: dict[str, list[Tensor]] = defaultdict(list)
@@ -135,20 +135,20 @@ def _compare(
             "other_loop": {k: v.roll(1, 0) for k, v in original.items()},
         }
         mels["original"].append(original["log_mel_l1_db"])
-        for source, guess in guesses.items():
-            errors[source].append(loop_errors(original, guess))
-            mels[source].append(guess["log_mel_l1_db"])
-    mel = {source: torch.cat(levels) for source, levels in mels.items()}
+        for compared, guess in guesses.items():
+            errors[compared].append(loop_errors(original, guess))
+            mels[compared].append(guess["log_mel_l1_db"])
+    mel = {compared: torch.cat(levels) for compared, levels in mels.items()}
     joined = {
-        source: {name: torch.cat([batch[name] for batch in parts]) for name in parts[0]}
-        for source, parts in errors.items()
+        compared: {name: torch.cat([batch[name] for batch in parts]) for name in parts[0]}
+        for compared, parts in errors.items()
     }
     return torch.cat(decoded), mel, joined
 
 
 def _measurements(errors: Mapping[str, Mapping[str, Tensor]]) -> list[Measurement]:
     """`METRICS` of the reconstructions, beside those of each guess."""
-    values = {source: summarise(errors[source]) for source in SOURCES}
+    values = {compared: summarise(errors[compared]) for compared in COMPARED}
     return [
         metric.measured(
             values["reconstruction"][metric.name],

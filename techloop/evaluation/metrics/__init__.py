@@ -1,1 +1,1 @@
-"""Metrics: pure functions on arrays, each with its definition, range, degenerate case, source."""
+"""Metrics of evaluations: pure functions on arrays, each with its definition, range and source."""

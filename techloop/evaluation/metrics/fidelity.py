@@ -7,13 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
-from techloop.audio.descriptors import (
-    DIFFERENCE_UNITS,
-    FRAME_DESCRIPTORS,
-    LABELS,
-    frame_descriptors,
-)
+from techloop.audio.descriptors import FRAME_DESCRIPTORS, LABELS, frame_descriptors
 from techloop.audio.spectral import chroma_filterbank, circular_stft, log_mel, whole_hop
+from techloop.evaluation.metrics.units import DIFFERENCE_UNITS
 from techloop.grid import Grid
 from techloop.metric import Metric
 from techloop.training.losses import WINDOWS, linear_distance, log_distance

@@ -9,7 +9,7 @@ from techloop.reporting.plots import control_gains
 
 
 def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
-    """What `evaluate_controls` left, as one figure; none where there is no control.
+    """What `evaluate_controls` left, as one figure; nothing where it found no controls.
 
     Args:
         folder: of the evaluation.

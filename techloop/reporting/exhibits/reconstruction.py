@@ -41,7 +41,7 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
     )
     band_errors(
         bands,
-        {label: arrays[f"band_error_{source}_db"] for source, label in LINES.items()},
+        {label: arrays[f"band_error_{name}_db"] for name, label in LINES.items()},
         mel_range_hz,
     )
     return [
