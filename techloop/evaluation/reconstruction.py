@@ -115,7 +115,7 @@ def rank_names(ranks: Int[np.ndarray, " examples"], n: int) -> list[str]:
 def _compare(
     vae: AudioVAE, x: Float[Tensor, "n samples"], noise: Float[Tensor, "n samples"]
 ) -> tuple[Float[Tensor, "n samples"], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Reconstructions, mel levels of the originals and all `COMPARED`, and `loop_errors` of these."""
+    """Reconstructions; mel levels of originals and all `COMPARED`; `loop_errors` of these."""
     silence = comparison_features(torch.zeros_like(x[:1]), vae.grid)
     decoded: list[Tensor] = []
     mels: dict[str, list[Tensor]] = defaultdict(list)
