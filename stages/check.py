@@ -199,7 +199,7 @@ def _training(stage: str, meter: "Meter", params: Params, card: "Card") -> Estim
 
 
 def _loops_gb(params: Params) -> float:
-    return params.prepare_loops.synth.loops * params.beat_grid().samples * 2 / 1e9
+    return params.prepare_loops.synth.loops * params.grid.samples * 2 / 1e9
 
 
 def _row(name: str, of: Estimate) -> str:
@@ -212,7 +212,7 @@ def _told(params: Params, card: "Card", models: int, seconds: float) -> str:
     """What else there is to know, and what was assumed."""
     from techloop.training.distributed import precision_from_environment
 
-    grid, audio = params.beat_grid(), params.train_audio_vae
+    grid, audio = params.grid, params.train_audio_vae
     loops = params.prepare_loops.synth.loops
     latents = loops * 2 * 4 * audio.model.latent_dim * grid.frames * len(audio.cells)
     made = "" if params.prepare_loops.source == "synth" else ", as many as `synth` would make"

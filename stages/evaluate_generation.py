@@ -14,7 +14,7 @@ def main(cell: str) -> None:
     params = load_params()
     section, folder = params.evaluate_generation, f"reports/generation/{cell}"
     inputs = ["data/loops", f"data/latent_vae/{cell}"]
-    with track(f"evaluate_generation@{cell}", params.told("evaluate_generation"), inputs) as run:
+    with track(f"evaluate_generation@{cell}", params.logged("evaluate_generation"), inputs) as run:
         metrics = evaluate_generation(
             Instrument.load(inputs[1]),
             LoopDataset(inputs[0], "train"),

@@ -14,7 +14,7 @@ def main(cell: str) -> None:
     params = load_params()
     section, folder = params.evaluate_prior, f"reports/prior/{cell}"
     inputs = ["data/loops", f"data/audio_vae/{cell}"]
-    with track(f"evaluate_prior@{cell}", params.told("evaluate_prior"), inputs) as run:
+    with track(f"evaluate_prior@{cell}", params.logged("evaluate_prior"), inputs) as run:
         train = LoopDataset(inputs[0], "train")
         metrics = evaluate_prior(
             AudioVAE.load(inputs[1], train.grid),

@@ -15,7 +15,7 @@ def main(cell: str) -> None:
     section, folder = params.evaluate_reconstruction, f"reports/reconstruction/{cell}"
     inputs = ["data/loops", f"data/audio_vae/{cell}"]
     with track(
-        f"evaluate_reconstruction@{cell}", params.told("evaluate_reconstruction"), inputs
+        f"evaluate_reconstruction@{cell}", params.logged("evaluate_reconstruction"), inputs
     ) as run:
         loops, vae = LoopDataset(inputs[0], "test"), AudioVAE.load(inputs[1])
         evaluation = evaluate_reconstruction(

@@ -14,7 +14,7 @@ def main(cell: str) -> None:
     params = load_params()
     section, folder = params.evaluate_smoothness, f"reports/smoothness/{cell}"
     inputs = ["data/loops", f"data/latent_vae/{cell}"]
-    with track(f"evaluate_smoothness@{cell}", params.told("evaluate_smoothness"), inputs) as run:
+    with track(f"evaluate_smoothness@{cell}", params.logged("evaluate_smoothness"), inputs) as run:
         metrics = evaluate_smoothness(
             Instrument.load(inputs[1]),
             LoopDataset(inputs[0], "test"),

@@ -10,7 +10,7 @@ def main(cell: str) -> None:
     from techloop.training.latents import extract_latents
 
     params, vae, folder = load_params(), f"data/audio_vae/{cell}", f"data/latents/{cell}"
-    told, inputs = params.told("extract_latents"), ["data/loops", vae]
+    told, inputs = params.logged("extract_latents"), ["data/loops", vae]
     with track(f"extract_latents@{cell}", told, inputs) as run:
         run.log(extract_latents(vae, "data/loops", folder, params.extract_latents))
         run.artifacts(f"{folder}/card.json")

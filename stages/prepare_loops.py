@@ -4,7 +4,6 @@ from pathlib import Path
 
 from stages import run_stage
 from techloop.data.build import prepare_loops
-from techloop.data.loops import PreparationConfig
 from techloop.data.source import Source
 from techloop.data.sources.folder import FolderSource
 from techloop.data.sources.fsld import FSLDSource
@@ -22,11 +21,12 @@ def main() -> None:
     source.items()  # complains of a missing or empty folder before a run is opened
     local = section.source != "synth" and "://" not in section.path
     inputs = [Path(section.path)] if local else []
-    with track("prepare_loops", params.told("prepare_loops"), inputs) as run:
+    with track("prepare_loops", params.logged("prepare_loops"), inputs) as run:
         card = prepare_loops(
             source,
             FOLDER,
-            PreparationConfig(params.beat_grid(), **section.recipe.model_dump()),
+            params.grid,
+            section.recipe,
             train_fraction=section.train_fraction,
             validation_fraction=section.validation_fraction,
             max_similarity=section.max_similarity,
@@ -49,7 +49,7 @@ def source_of(params: Params) -> Source:
     """Where the loops come from."""
     section = params.prepare_loops
     if section.source == "synth":
-        return SynthSource(params.beat_grid(), section.synth.loops, params.seed)
+        return SynthSource(params.grid, section.synth.loops, params.seed)
     if section.source == "folder":
         return FolderSource(section.path, section.folder.group)
     return FSLDSource(section.path, **section.fsld.model_dump())

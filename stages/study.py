@@ -10,11 +10,11 @@ from techloop.tracking.run import track
 def main(regulariser: str, objective: str, length: str, seed: str) -> None:
     """Write reports/study/runs/<regulariser>-<objective>-<length>-<seed>.json."""
     from techloop.artifacts import write_json
-    from techloop.evaluation.study import run_of_study
+    from techloop.evaluation.study import run_of_study, study_training
 
     os.environ.pop("TECHLOOP_DEVICES", None)  # many small trainings: each is for one device
     params = load_params()
-    training = params.studied()
+    training = study_training(params)
     name = f"{regulariser}-{objective}-{length}-{seed}"
     cell = LatentVAECell.model_validate(
         {"regulariser": regulariser, "objective": objective, "length": length}

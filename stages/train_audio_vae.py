@@ -13,7 +13,7 @@ def main(cell: str) -> None:
     section = params.train_audio_vae
     chosen = section.cell(cell)
     with track(
-        f"train_audio_vae@{cell}", params.told("train_audio_vae", cell), ["data/loops"]
+        f"train_audio_vae@{cell}", params.logged("train_audio_vae", cell), ["data/loops"]
     ) as run:
         metrics = train_audio_vae(
             "data/loops", folder, params=section, cell=chosen, seed=params.seed, log=run.log

@@ -13,7 +13,9 @@ def main(cell: str) -> None:
     section = params.train_latent_vae
     chosen = section.cell(cell)
     latents = f"data/latents/{chosen.regulariser}"
-    with track(f"train_latent_vae@{cell}", params.told("train_latent_vae", cell), [latents]) as run:
+    with track(
+        f"train_latent_vae@{cell}", params.logged("train_latent_vae", cell), [latents]
+    ) as run:
         metrics = train_latent_vae(
             latents, folder, params=section, cell=chosen, seed=params.seed, log=run.log
         )

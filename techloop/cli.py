@@ -167,13 +167,13 @@ def prepare(
     """A dataset from a folder of any audio, without the pipeline. An interrupted run goes on."""
     with _paragraphs():
         from techloop.data.build import prepare_loops
-        from techloop.data.loops import PreparationConfig
         from techloop.data.sources.folder import FolderSource
         from techloop.grid import Grid
+        from techloop.preparation import PreparationConfig
 
         grid = Grid(bpm=bpm, bars=bars, sample_rate_hz=sample_rate_hz)
-        recipe = PreparationConfig(grid, stretch=stretch.value)
-        card = prepare_loops(FolderSource(source), out, recipe, workers=workers)
+        config = PreparationConfig(stretch=stretch.value)
+        card = prepare_loops(FolderSource(source), out, grid, config, workers=workers)
     typer.echo(
         f"{card['loops']} loops of {card['items']} files; `techloop inspect {out}` says more"
     )
@@ -321,14 +321,15 @@ def _loops_of(file: Path, instrument: "Instrument") -> "tuple[np.ndarray, list[i
     import numpy as np
 
     from techloop.audio.wav import INT16_SCALE
-    from techloop.data.loops import PreparationConfig, prepare_item
+    from techloop.data.loops import prepare_item
     from techloop.data.source import Item
     from techloop.data.sources.folder import FolderSource
+    from techloop.preparation import PreparationConfig
 
     grid = instrument.grid
-    recipe = PreparationConfig(grid, **instrument.preparation)
+    config = PreparationConfig(**instrument.preparation)
     item = Item(name=file.name, group=file.name)
-    loops, rows, rejected = prepare_item(FolderSource(file.parent), item, recipe)
+    loops, rows, rejected = prepare_item(FolderSource(file.parent), item, grid, config)
     if not loops:
         row = rejected[0]
         value, limit = row["value"], row["limit"]

@@ -24,7 +24,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         for name in ("sample_rate_hz", "hop", "bpm", "beats_per_bar", "bars"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # NaN neither
                 raise ValueError(f"grid: {name} is {getattr(self, name)}; it must be positive")
         one_frame_bpm = 60 * self.sample_rate_hz * self.beats_per_bar / self.hop
         exact = one_frame_bpm / self.bpm

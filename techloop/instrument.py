@@ -50,7 +50,7 @@ class Instrument:
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """How recordings were brought to the grid for its training, as `techloop.data.loops` takes it.
+        """How recordings were brought to the grid for its training, the fields of `PreparationConfig`.
 
         Raises:
             ValueError: the model does not say; it was not made by the pipeline.

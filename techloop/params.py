@@ -1,13 +1,20 @@
-"""The typed sections of params.yaml, each a stage's. An unknown or missing key is an error."""
+"""The typed sections of params.yaml, one per stage. An unknown or missing key is an error.
 
-from collections.abc import Mapping
+No value is computed here: the code of the stages does not depend on this module.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML, YAMLError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, InitErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from techloop.grid import Grid
+from techloop.preparation import PreparationConfig
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -21,36 +28,47 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class CellsSection(Section):
-    """A section whose stage runs once a cell, with what all cells share beside `cells`."""
+Cell = TypeVar("Cell", bound=Section)
 
-    cells: Mapping[str, Any]
 
-    def cell(self, name: str) -> Any:
+class CellsSection(Section, Generic[Cell]):
+    """A section whose stage runs once per cell; cells share all values beside `cells`."""
+
+    cells: dict[str, Cell]
+
+    def cell(self, name: str) -> Cell:
         """One cell.
 
         Raises:
-            ValueError: there is none of that name.
+            ValueError: no cell has that name.
         """
         if name not in self.cells:
             raise ValueError(
-                f"cell: {name!r} is none of {', '.join(self.cells)}, as listed in params.yaml"
+                f"cell: {name!r} is not one of {', '.join(self.cells)}, as listed in params.yaml"
             )
         return self.cells[name]
 
-    def of(self, name: str) -> dict[str, Any]:
-        """All that one cell's stage is told."""
-        return {**self.model_dump(exclude={"cells"}), "cell": self.cell(name).model_dump()}
+    def logged(self, cell: str) -> dict[str, object]:
+        """The values that one cell's run is logged with: the shared ones, and its own."""
+        return {**self.model_dump(exclude={"cells"}), "cell": self.cell(cell).model_dump()}
 
 
-class GridParams(Section):
-    """The beat grid, see `techloop.grid.Grid`."""
+def _every_key(section: type) -> Callable[[object], object]:
+    """A check that a section has every field of a dataclass, also those with a default."""
 
-    sample_rate_hz: Count
-    hop: Count
-    bpm: Positive
-    beats_per_bar: Count
-    bars: Count
+    def check(values: object) -> object:
+        if isinstance(values, Mapping):
+            names = [field.name for field in dataclasses.fields(section)]
+            missing = [
+                InitErrorDetails(type="missing", loc=(n,), input=values)
+                for n in names
+                if n not in values
+            ]
+            if missing:
+                raise ValidationError.from_exception_data(section.__name__, missing)
+        return values
+
+    return check
 
 
 class SynthParams(Section):
@@ -74,20 +92,6 @@ class FSLDParams(Section):
     max_bpm: Positive
 
 
-class PreparationParams(Section):
-    """What turns a recording into loops, see `techloop.data.loops.PreparationConfig`."""
-
-    min_bpm: Positive
-    max_bpm: Positive
-    min_confidence: Fraction
-    tracker: Literal["librosa", "beat_this"]
-    stretch: Literal["resample", "preserve_pitch"]
-    loudness_lufs: float
-    silence_lufs: float
-    max_clipped_share: Fraction
-    max_dc_offset: Fraction
-
-
 class PrepareLoops(Section):
     """Section `prepare_loops`."""
 
@@ -96,7 +100,7 @@ class PrepareLoops(Section):
     synth: SynthParams
     folder: FolderParams
     fsld: FSLDParams
-    recipe: PreparationParams
+    recipe: Annotated[PreparationConfig, BeforeValidator(_every_key(PreparationConfig))]
     max_similarity: Fraction
     train_fraction: Fraction
     validation_fraction: Fraction
@@ -130,13 +134,12 @@ class AudioVAECell(Section):
     free_nats: Annotated[float, Field(ge=0)]
 
 
-class TrainAudioVAE(CellsSection):
+class TrainAudioVAE(CellsSection[AudioVAECell]):
     """Section `train_audio_vae`."""
 
     model: AudioVAESize
     training: Training
     crop_fraction: Annotated[float, Field(gt=0, le=1)]
-    cells: dict[str, AudioVAECell]
 
 
 class ExtractLatents(Section):
@@ -162,14 +165,13 @@ class LatentVAECell(Section):
     length: Count
 
 
-class TrainLatentVAE(CellsSection):
+class TrainLatentVAE(CellsSection[LatentVAECell]):
     """Section `train_latent_vae`."""
 
     model: LatentVAESize
     training: Training
     warmup_loops: Annotated[int, Field(ge=0)]
     free_nats: Annotated[float, Field(ge=0)]
-    cells: dict[str, LatentVAECell]
 
 
 class EvaluateReconstruction(Section):
@@ -235,7 +237,7 @@ class Params(Section):
     """The whole of params.yaml."""
 
     seed: Annotated[int, Field(ge=0)]
-    grid: GridParams
+    grid: Annotated[Grid, BeforeValidator(_every_key(Grid))]
     prepare_loops: PrepareLoops
     train_audio_vae: TrainAudioVAE
     extract_latents: ExtractLatents
@@ -249,58 +251,53 @@ class Params(Section):
     study: StudyParams
     vae_mnist: VAEMNIST
 
-    def told(self, section: str, cell: str | None = None) -> dict[str, Any]:
-        """What a stage's run is logged with: seed, grid, and its section, or a cell's share."""
-        own = getattr(self, section)
-        mine = own.of(cell) if cell else own.model_dump()
-        return {"seed": self.seed, "grid": self.grid.model_dump(), **mine}
+    def logged(self, section: str, cell: str | None = None) -> dict[str, object]:
+        """The values that a stage's run is logged with: seed, grid and its section.
 
-    def studied(self) -> TrainLatentVAE:
-        """How a run of the study is trained: as any VAE 2, but for its budget."""
-        section, loops = self.train_latent_vae, self.study.loops
-        budget = {"loops": loops, "validate_every_loops": loops}
-        training = section.training.model_copy(update=budget)
-        warmup = {"warmup_loops": min(section.warmup_loops, loops // 3)}
-        return section.model_copy(update={"training": training, **warmup})
-
-    def beat_grid(self) -> Grid:
-        """The grid that loops are prepared on.
-
-        Raises:
-            ValueError: an impossible one.
+        Args:
+            section: name of the section, which is the stage's.
+            cell: only the values of this cell, where the section has several.
         """
-        return Grid(**self.grid.model_dump())
+        values: Section = getattr(self, section)
+        if cell is not None:
+            assert isinstance(values, CellsSection), f"{section} has no cells"
+            own = values.logged(cell)
+        else:
+            own = values.model_dump()
+        return {"seed": self.seed, "grid": dataclasses.asdict(self.grid), **own}
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and check params.yaml.
 
     Raises:
-        ValueError: it is not there, is no YAML, has an unknown, missing or wrong value (each named
-            with its place, and what may stand there), or names an impossible grid.
+        ValueError: the file is missing or not valid YAML; a value is unknown, missing or wrong
+            (each is named with its place, and what may stand there); the grid is impossible; a
+            cell names a regulariser or a length that does not exist.
     """
     return check_params(read_yaml(path, YAML(typ="safe")), path)
 
 
-def read_yaml(path: str | Path, yaml: YAML) -> Any:
-    """What a YAML file at the top of the repository holds.
+def read_yaml(path: str | Path, yaml: YAML) -> object:
+    """The content of a YAML file at the top of the repository.
 
     Raises:
-        ValueError: it is not there, or is no YAML.
+        ValueError: the file is missing or not valid YAML.
     """
     path = Path(path)
     try:
-        return yaml.load(path.read_text(encoding="utf-8"))
+        content: object = yaml.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
             f"{path} is not there; run from the top of the repository, where it lies"
         ) from None
     except YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    return content
 
 
 def check_params(raw: object, where: str | Path) -> Params:
-    """The values of a params.yaml, checked.
+    """The checked values of a params.yaml.
 
     Args:
         raw: nested mappings, as read.
@@ -312,31 +309,33 @@ def check_params(raw: object, where: str | Path) -> Params:
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
-        raise ValueError(f"{where}: {'; '.join(map(_complaint, error.errors()))}.") from None
-    grid, audio = params.beat_grid(), params.train_audio_vae
-    # What would only be noticed once the stages before have run for long:
+        raise ValueError(f"{where}: {' '.join(map(_complaint, error.errors()))}") from None
+    # Mistakes that would otherwise be noticed only once the earlier stages have run for long:
+    regularisers = params.train_audio_vae.cells
     for name, cell in params.train_latent_vae.cells.items():
         place = f"{where}: `train_latent_vae.cells.{name}"
-        if cell.regulariser not in audio.cells:
+        if cell.regulariser not in regularisers:
             raise ValueError(
-                f"{place}.regulariser` is {cell.regulariser!r}, none of {', '.join(audio.cells)}, "
-                "the cells of train_audio_vae"
+                f"{place}.regulariser` is {cell.regulariser!r}, which is not one of "
+                f"{', '.join(regularisers)}, the cells of train_audio_vae"
             )
         try:
-            grid.check_length(cell.length)
+            params.grid.check_length(cell.length)
         except ValueError as error:
             raise ValueError(f"{place}`: {error}") from None
     return params
 
 
-def _complaint(error: object) -> str:
-    """One pydantic error as a person would say it."""
-    assert isinstance(error, dict)
-    where = ".".join(map(str, error["loc"])) or "the file"
+def _complaint(error: ErrorDetails) -> str:
+    """One pydantic error in plain words, with its place."""
+    place = ".".join(map(str, error["loc"])) or "the file"
     match error["type"]:
         case "missing":
-            return f"`{where}` is missing; no key may be, see the repository's params.yaml"
-        case "extra_forbidden":
-            return f"`{where}` is no known key; it may be misspelt or from another version"
+            return f"`{place}` is missing; every key is required, see the repository's params.yaml."
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            return f"`{place}` is not a known key; it may be misspelt or from another version."
+        case "value_error":  # by the section itself, such as an impossible grid
+            message = str(error["ctx"]["error"]).removeprefix(f"{place}: ")
+            return f"`{place}`: {message}"
         case _:
-            return f"`{where}` is {error['input']!r}: {error['msg'].lower()}"
+            return f"`{place}` is {error['input']!r}: {error['msg'].lower()}."

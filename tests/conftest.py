@@ -28,7 +28,7 @@ def loops_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     loops = small_params().prepare_loops.synth.loops
     checkpoints = folder.parent / "checkpoints"
     told = preparation() | {"checkpoints": checkpoints, "workers": 0}
-    prepare_loops(SynthSource(GRID, loops, 0), folder, recipe(), **told)
+    prepare_loops(SynthSource(GRID, loops, 0), folder, GRID, recipe(), **told)
     return folder
 
 

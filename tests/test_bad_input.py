@@ -28,14 +28,12 @@ import pytest
 import scipy.signal
 import soundfile
 
-from techloop.data.build import prepare_loops
-from techloop.data.loops import prepare_item
 from techloop.data.source import Item
 from techloop.data.sources.folder import FolderSource
 from techloop.data.sources.fsld import FSLDSource
 from tests.helpers.datasets import contents
 from tests.helpers.params import ROOT, FullDisk
-from tests.helpers.sources import GRID, RECIPE, bar, prepared, rows_of, settings
+from tests.helpers.sources import CONFIG, GRID, bar, prepare, prepare_one, read_dataset, read_rows
 from tests.test_fsld import CC0, CC_BY, CC_BY_NC, judgement, metadata, write_zip
 
 RATE = GRID.sample_rate_hz
@@ -95,7 +93,7 @@ def more(content: bytes, *chunks: bytes) -> bytes:
 
 
 def header(rate: int = RATE, channels: int = 1, size: int = 0) -> bytes:
-    """Of a WAV of 16 bits, by hand."""
+    """The header of a WAV with 16 bits, by hand."""
     fmt = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate * channels, 2 * channels, 16)
     start = b"RIFF" + struct.pack("<I", min(36 + size, 2**32 - 1)) + b"WAVE"
     return start + chunk(b"fmt ", fmt) + b"data" + struct.pack("<I", size)
@@ -344,13 +342,13 @@ def build(folder: Path) -> None:
 
 def state(folder: Path) -> dict[str, tuple]:
     """All that lies in a folder, but for what vanishes."""
-    found = {}
+    files = {}
     for path in folder.rglob("*"):
         if "vanish" not in path.parts:
-            about = path.lstat()
+            stat = path.lstat()
             content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
-            found[str(path.relative_to(folder))] = (about.st_mode, about.st_mtime_ns, content)
-    return found
+            files[str(path.relative_to(folder))] = (stat.st_mode, stat.st_mtime_ns, content)
+    return files
 
 
 class Ran(NamedTuple):
@@ -374,9 +372,8 @@ def ran(request, tmp_path_factory) -> Ran:
     names = [item.name for item in source.items()]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder / "elsewhere")
-        told = settings(folder, workers=request.param)
-        prepare_loops(source, folder / "loops", RECIPE, **told)
-    return Ran(folder, names, before, *prepared(folder / "loops"))
+        prepare(source, folder / "loops", workers=request.param)
+    return Ran(folder, names, before, *read_dataset(folder / "loops"))
 
 
 def shown(name: str) -> str:
@@ -442,7 +439,7 @@ def test_tables_parse_and_hold_one_line_a_row(ran):
         assert {len(row) for row in table} == {len(table[0])}
         assert len(table) == rows + 1 == text.count("\n")
         assert "\r" not in text
-    named = rows_of(ran.folder / "loops" / "attribution.csv")
+    named = read_rows(ran.folder / "loops" / "attribution.csv")
     assert [row["file"] for row in named] == ran.index["name"].drop_duplicates().tolist()
 
 
@@ -462,11 +459,10 @@ def test_nothing_else_was_touched(ran):
 TWO_HOURS = 3750  # bars
 PROGRAM = """
 import re, sys, pathlib
-from techloop.data.build import prepare_loops
 from techloop.data.sources.folder import FolderSource
-from tests.helpers.sources import RECIPE, settings
+from tests.helpers.sources import prepare
 folder = pathlib.Path(sys.argv[1])
-prepare_loops(FolderSource(folder / "in"), folder / "loops", RECIPE, **settings(folder))
+prepare(FolderSource(folder / "in"), folder / "loops")
 status = pathlib.Path("/proc/self/status").read_text()
 print(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
 """
@@ -495,7 +491,7 @@ def test_two_hours_in_one_file_are_cut_into_all_their_bars(tmp_path):
     assert time.perf_counter() - began < 60
     # Of 29 million samples (115 MB as floats), once the imports' 350 MB are taken off.
     assert int(ran.stdout.split()[-1]) < 2_000_000
-    _, index, audio, rejected = prepared(tmp_path / "loops")
+    _, index, audio, rejected = read_dataset(tmp_path / "loops")
     assert rejected == []
     long = index[index["name"] == "long.flac"]
     assert long["bar_in_source"].tolist() == list(range(TWO_HOURS))
@@ -518,7 +514,7 @@ def test_a_long_file_that_is_cut_while_it_is_decoded_gives_what_was_read(tmp_pat
         return got
 
     monkeypatch.setattr(soundfile.SoundFile, "read", read)
-    loops, rows, rejected = prepare_item(FolderSource(tmp_path), Item("x.wav"), RECIPE)
+    loops, rows, rejected = prepare_one(FolderSource(tmp_path), Item("x.wav"))
     assert len(blocks) > 2
     assert [row["bar_in_source"] for row in rows] == list(range(40)), rejected
     assert similarity(loops[39], music(820, 60).reshape(60, -1)[39]) > 0.9
@@ -561,8 +557,8 @@ def test_members_of_a_zip_stay_in_it(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     others = archive(tmp_path / "a" / "b" / "loops.zip", tmp_path)
     source = FolderSource(f"zip://::{tmp_path}/a/b/loops.zip")
-    card = prepare_loops(source, tmp_path / "loops", RECIPE, **settings(tmp_path, workers=2))
-    _, index, _, rejected = prepared(tmp_path / "loops")
+    card = prepare(source, tmp_path / "loops", workers=2)
+    _, index, _, rejected = read_dataset(tmp_path / "loops")
     details = {row["file"]: row["detail"] for row in rejected}
     used = {f"good/{i}.wav" for i in range(12)}
     # What would be on another disk of another system is a plain name inside of a zip.
@@ -579,12 +575,12 @@ def test_members_of_a_zip_stay_in_it(tmp_path):
     assert not list(tmp_path.parent.glob("*evil*"))
 
 
-def listed(path: Path) -> None:
+def write_fsld(path: Path) -> None:
     """The Freesound Loop Dataset in small, with one of everything."""
-    said: dict[str, tuple[str, str, Any, dict]] = {
+    sounds: dict[str, tuple[str, str, Any, dict]] = {
         f"1{i:03d}": (f"user {i % 10}", (CC0, CC_BY)[i % 2], 125, {}) for i in range(20)
     }
-    said |= {
+    sounds |= {
         "2000": ("bob", CC_BY_NC, 125, {}),
         "2001": ("bob", CC0, 125, {"genres": ["hip hop"]}),
         "2002": ("bob", CC0, 170, {"bpm": "170"}),
@@ -595,15 +591,15 @@ def listed(path: Path) -> None:
         "2007": ("bob", CC0, None, {"bpm": "1e9"}),
     }
     members: dict[str, Any] = {
-        f"audio/wav/{sound}_1.wav.wav": as_wav(music(860 + i)) for i, sound in enumerate(said)
+        f"audio/wav/{sound}_1.wav.wav": as_wav(music(860 + i)) for i, sound in enumerate(sounds)
     }
     members["audio/wav/2006_1.wav.wav"] = b"RIFF, and no more"
     members["audio/wav/3000.wav"] = as_wav(music(899))
     members["../../evil.wav"] = as_wav(music(898))
     members["metadata.json"] = json.dumps(
-        {sound: metadata(user, licence, bpm) for sound, (user, licence, bpm, _) in said.items()}
+        {sound: metadata(user, licence, bpm) for sound, (user, licence, bpm, _) in sounds.items()}
     )
-    for sound, (_, _, bpm, answers) in said.items():
+    for sound, (_, _, bpm, answers) in sounds.items():
         members[f"annotations/1/sound-{sound}.json"] = judgement(
             **{"bpm": str(bpm), "genres": ["house / techno"], **answers}
         )
@@ -611,7 +607,7 @@ def listed(path: Path) -> None:
 
 
 def test_the_freesound_loop_dataset_end_to_end(tmp_path):
-    listed(tmp_path / "in" / "FSL10K.zip")
+    write_fsld(tmp_path / "in" / "FSL10K.zip")
     source = FSLDSource(
         str(tmp_path / "in"),
         licences=["CC0", "CC-BY"],
@@ -619,8 +615,8 @@ def test_the_freesound_loop_dataset_end_to_end(tmp_path):
         min_bpm=100.0,
         max_bpm=140.0,
     )
-    card = prepare_loops(source, tmp_path / "loops", RECIPE, **settings(tmp_path))
-    _, index, _, rejected = prepared(tmp_path / "loops")
+    card = prepare(source, tmp_path / "loops")
+    _, index, _, rejected = read_dataset(tmp_path / "loops")
     rows = {row["file"].rpartition("/")[2][:4]: row for row in rejected}
     assert {key: row["reason"] for key, row in rows.items()} == {
         "2000": "licence",
@@ -633,15 +629,15 @@ def test_the_freesound_loop_dataset_end_to_end(tmp_path):
         "3000": "licence",
         "evil": "unreadable",
     }
-    told = {key: (row["value"], row["limit"]) for key, row in rows.items()}
-    assert told["2000"] == ("CC-BY-NC-3.0", "CC0, CC-BY")
-    assert told["2001"] == ("hip hop", "techno")
-    assert told["2002"] == ("170.0", "100 to 140")
-    assert told["2004"] == ("3.0", "4.0")
-    assert told["3000"] == ("unknown", "CC0, CC-BY")
+    limits = {key: (row["value"], row["limit"]) for key, row in rows.items()}
+    assert limits["2000"] == ("CC-BY-NC-3.0", "CC0, CC-BY")
+    assert limits["2001"] == ("hip hop", "techno")
+    assert limits["2002"] == ("170.0", "100 to 140")
+    assert limits["2004"] == ("3.0", "4.0")
+    assert limits["3000"] == ("unknown", "CC0, CC-BY")
     assert not list(tmp_path.rglob("*evil*"))
 
-    named = rows_of(tmp_path / "loops" / "attribution.csv")
+    named = read_rows(tmp_path / "loops" / "attribution.csv")
     used = index.drop_duplicates("name")
     assert len(named) == len(used) == 21
     for row, (_, loop) in zip(named, used.iterrows(), strict=True):
@@ -668,85 +664,83 @@ def good(tmp_path) -> FolderSource:
     return FolderSource(tmp_path / "in")
 
 
-def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path, good, monkeypatch):
-    told = settings(tmp_path)
+def test_a_full_disk_is_reported_and_leaves_what_was_there(tmp_path, good, monkeypatch):
     with monkeypatch.context() as patch:
         disk = FullDisk(np.inf)
         patch.setattr(io, "open", disk.open)
-        prepare_loops(good, tmp_path / "loops", RECIPE, **told)
+        prepare(good, tmp_path / "loops")
     before = contents(tmp_path / "loops")
     assert disk.written > 2 * sum(map(len, before.values()))  # parts first, then the dataset
     soundfile.write(tmp_path / "in" / "20.wav", music(890), RATE)
     for share in (0.1, 0.49, 0.6, 0.98, 0.999):  # parts, and each of the files of the dataset
-        told["checkpoints"] = tmp_path / "checkpoints" / str(share)
+        checkpoints = tmp_path / "checkpoints" / str(share)
         with monkeypatch.context() as patch:
             patch.setattr(io, "open", FullDisk(share * disk.written).open)
             with pytest.raises(OSError, match="No space left") as error:
-                prepare_loops(good, tmp_path / "loops", RECIPE, **told)
+                prepare(good, tmp_path / "loops", checkpoints=checkpoints)
         assert error.value.errno == errno.ENOSPC
         assert contents(tmp_path / "loops") == before
         assert {p.name for p in tmp_path.iterdir()} == {"in", "loops", "checkpoints"}
-    prepare_loops(good, tmp_path / "loops", RECIPE, **told)
-    assert len(prepared(tmp_path / "loops")[1]) == 42
-    assert not list(told["checkpoints"].rglob("*"))
+    prepare(good, tmp_path / "loops", checkpoints=checkpoints)
+    assert len(read_dataset(tmp_path / "loops")[1]) == 42
+    assert not list(checkpoints.rglob("*"))
 
 
 @pytest.mark.parametrize("place", ["loops/loops", "checkpoints/part"])
-def test_a_file_in_the_way_of_a_folder_is_said_and_stays(tmp_path, good, place):
-    prepare_loops(good, tmp_path / "before", RECIPE, **settings(tmp_path / "other"))
+def test_a_file_in_the_way_of_a_folder_is_reported_and_stays(tmp_path, good, place):
+    prepare(good, tmp_path / "before", checkpoints=tmp_path / "other")
     (tmp_path / place).parent.write_text("precious")
-    told = settings(tmp_path, checkpoints=tmp_path / "checkpoints" / "part")
+    checkpoints = tmp_path / "checkpoints" / "part"
     with pytest.raises((OSError, ValueError), match=place.partition("/")[0]):
-        prepare_loops(good, tmp_path / "loops" / "loops", RECIPE, **told)
+        prepare(good, tmp_path / "loops" / "loops", checkpoints=checkpoints)
     assert (tmp_path / place).parent.read_text() == "precious"
 
 
 def test_a_file_in_the_place_of_the_dataset_is_no_dataset_to_be_replaced(tmp_path, good):
     (tmp_path / "loops").write_text("precious")
     with pytest.raises((OSError, ValueError), match="loops"):
-        prepare_loops(good, tmp_path / "loops", RECIPE, **settings(tmp_path))
+        prepare(good, tmp_path / "loops")
     assert (tmp_path / "loops").read_text() == "precious"
 
 
 def test_what_else_lies_with_the_checkpoints_stays(tmp_path, good):
     (tmp_path / "checkpoints" / "train").mkdir(parents=True)
     (tmp_path / "checkpoints" / "train" / "state").write_text("precious")
-    prepare_loops(good, tmp_path / "loops", RECIPE, **settings(tmp_path))
+    prepare(good, tmp_path / "loops")
     assert [p.name for p in (tmp_path / "checkpoints").rglob("*")] == ["train", "state"]
 
 
 def test_a_folder_that_is_gone_before_it_is_read(tmp_path, good):
     class Gone(FolderSource):
         def items(self):
-            found = super().items()
+            items = super().items()
             shutil.rmtree(self.uri)
-            return found
+            return items
 
     with pytest.raises(ValueError, match=r"none of 20 items.*unreadable: 20.*No such file"):
-        prepare_loops(Gone(tmp_path / "in"), tmp_path / "loops", RECIPE, **settings(tmp_path))
+        prepare(Gone(tmp_path / "in"), tmp_path / "loops")
     assert not (tmp_path / "loops").exists()
-    with pytest.raises(ValueError, match="is no folder"):
-        prepare_loops(good, tmp_path / "loops", RECIPE, **settings(tmp_path))
+    with pytest.raises(ValueError, match=r"is no(t a)? folder"):
+        prepare(good, tmp_path / "loops")
 
 
 # --- odd settings -----------------------------------------------------------------------------
 
 
 def test_a_confidence_that_nothing_has_is_an_error_that_names_the_reason(tmp_path, good):
-    recipe = replace(RECIPE, min_confidence=1.0)
+    strict = replace(CONFIG, min_confidence=1.0)
     with pytest.raises(ValueError, match=r"none of 20 items.*tempo_uncertain: 20.*limit 1\.0"):
-        prepare_loops(good, tmp_path / "loops", recipe, **settings(tmp_path))
+        prepare(good, tmp_path / "loops", config=strict)
 
 
 def test_loops_longer_than_any_file_are_an_error_that_names_the_reason(tmp_path, good):
-    recipe = replace(RECIPE, grid=replace(GRID, bars=8))
     with pytest.raises(ValueError, match=r"shorter_than_a_loop: 20.*limit 32"):
-        prepare_loops(good, tmp_path / "loops", recipe, **settings(tmp_path))
+        prepare(good, tmp_path / "loops", grid=replace(GRID, bars=8))
 
 
 def test_everything_the_same_is_an_error_that_names_the_reason(tmp_path, good):
     with pytest.raises(ValueError, match=r"empty.*near.duplicate.*max_similarity"):
-        prepare_loops(good, tmp_path / "loops", RECIPE, **settings(tmp_path, max_similarity=0.0))
+        prepare(good, tmp_path / "loops", max_similarity=0.0)
 
 
 # --- damage at random -------------------------------------------------------------------------
@@ -790,7 +784,7 @@ def damaged(content: bytes, seed: int) -> bytes:
 @pytest.mark.parametrize("value", [1e12, 1e30, -3e38])
 def test_numbers_beyond_all_measure_are_no_sound(tmp_path, value):
     (tmp_path / "x.wav").write_bytes(more(spoilt(value), acid(125.0)))
-    _, _, (row,) = prepare_item(FolderSource(tmp_path), Item("x.wav"), RECIPE)
+    _, _, (row,) = prepare_one(FolderSource(tmp_path), Item("x.wav"))
     assert row["reason"] == "unreadable"
     assert "3 of its 15360 samples" in row["detail"]
 
@@ -800,13 +794,13 @@ def test_numbers_beyond_all_measure_are_no_sound(tmp_path, value):
 def test_whatever_is_damaged_ends_as_loops_or_a_row(tmp_path, kind):
     source, content = FolderSource(tmp_path), originals()[kind]
     (tmp_path / "x").write_bytes(content)
-    loops, _, _ = prepare_item(source, Item("x"), RECIPE)  # whole, and what it takes is imported
+    loops, _, _ = prepare_one(source, Item("x"))  # whole, and what it takes is imported
     assert len(loops) == 2
     ends: Counter[str] = Counter()
     for seed in range(40):
         (tmp_path / "x").write_bytes(damaged(content, seed))
         began = time.process_time()
-        loops, rows, rejected = prepare_item(source, Item("x"), RECIPE)
+        loops, rows, rejected = prepare_one(source, Item("x"))
         assert time.process_time() - began < 1, seed
         assert loops or rejected, seed
         assert len(loops) == len(rows)

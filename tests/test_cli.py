@@ -28,7 +28,7 @@ from tests.helpers.params import recipe
 GRID = Grid()
 COMMANDS = ("generate", "reconstruct", "morph", "walk")
 
-PREPARATION = {key: value for key, value in vars(recipe()).items() if key != "grid"}
+PREPARATION = vars(recipe())
 
 
 @pytest.fixture(scope="session")

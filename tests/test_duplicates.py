@@ -36,13 +36,13 @@ def alike(x, y, rate=RATE):
 
 
 def unit(vectors):
-    """Prints: rows of length one, in 16 bits."""
+    """Spectrograms: rows of length one, in 16 bits."""
     vectors = np.asarray(vectors, float)
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
 def turned(degrees):
-    """Prints in one plane at angles, so that the similarity of two is the cosine between them."""
+    """Spectrograms in one plane; the similarity of two is the cosine of the angle between them."""
     angle = np.deg2rad(np.asarray(degrees, float))
     vectors = np.zeros((len(angle), SPECTROGRAM_SIZE))
     vectors[:, 3], vectors[:, 400] = np.cos(angle), np.sin(angle)
@@ -53,13 +53,13 @@ def turned(degrees):
 
 
 @pytest.mark.parametrize("rate", [1_000, 8_000, 16_000, 44_100])
-def test_a_print_has_length_one_at_any_rate(rate):
+def test_a_spectrogram_has_length_one_at_any_rate(rate):
     x = bar(0, round(1.92 * rate) // 16 * 16, rate)
-    found = fingerprint_spectrogram(x, rate)
-    assert found.shape == (SPECTROGRAM_SIZE,)
-    assert found.dtype == np.float16
-    assert np.linalg.norm(found.astype(float)) == pytest.approx(1, abs=5e-4)
-    assert found.astype(float).mean() == pytest.approx(0, abs=1e-4)
+    spectrogram = fingerprint_spectrogram(x, rate)
+    assert spectrogram.shape == (SPECTROGRAM_SIZE,)
+    assert spectrogram.dtype == np.float16
+    assert np.linalg.norm(spectrogram.astype(float)) == pytest.approx(1, abs=5e-4)
+    assert spectrogram.astype(float).mean() == pytest.approx(0, abs=1e-4)
 
 
 @settings(max_examples=20, deadline=None)
@@ -98,10 +98,10 @@ def test_another_encoding_is_a_near_duplicate():
 
 
 def test_different_bars_are_far_from_duplicates():
-    prints = np.stack([fingerprint_spectrogram(bar(seed), RATE) for seed in range(30)]).astype(
-        float
-    )
-    products = prints @ prints.T
+    spectrograms = np.stack(
+        [fingerprint_spectrogram(bar(seed), RATE) for seed in range(30)]
+    ).astype(float)
+    products = spectrograms @ spectrograms.T
     assert products[~np.eye(30, dtype=bool)].max() < 0.9
     assert np.diag(products) == pytest.approx(1, abs=1e-3)
 
@@ -113,7 +113,7 @@ def test_a_bar_that_begins_elsewhere_is_another(steps):
 
 
 def test_a_loop_is_a_circle():
-    # A frame is 960 samples: a turn by whole frames turns the print.
+    # A frame is 960 samples: a turn by whole frames turns the spectrogram.
     x = bar(0)
     there, turned_there = (
         fingerprint_spectrogram(y, RATE).reshape(32, -1) for y in (x, np.roll(x, 5 * 960))
@@ -122,33 +122,33 @@ def test_a_loop_is_a_circle():
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-30, 0.5])
-def test_silence_has_a_print_of_numbers(value):
-    found = fingerprint_spectrogram(np.full(SAMPLES, value, np.float32), RATE)
-    assert np.isfinite(found).all()
+def test_silence_has_a_spectrogram_of_numbers(value):
+    spectrogram = fingerprint_spectrogram(np.full(SAMPLES, value, np.float32), RATE)
+    assert np.isfinite(spectrogram).all()
     if value == 0:
-        assert not found.any()  # like nothing, also not like silence
+        assert not spectrogram.any()  # like nothing, also not like silence
 
 
 # ---- Near-duplicates
 
 
 def test_loops_that_differ_all_stay():
-    kept, similarity = near_duplicates(turned([0, 30, 60, 90]), np.arange(4), 0.95)
-    assert kept.tolist() == [0, 1, 2, 3]
+    stands_for, similarity = near_duplicates(turned([0, 30, 60, 90]), np.arange(4), 0.95)
+    assert stands_for.tolist() == [0, 1, 2, 3]
     assert similarity.tolist() == [1, 1, 1, 1]
 
 
 def test_copies_go_to_the_first_of_them():
-    kept, similarity = near_duplicates(turned([0, 80, 0, 80, 0]), np.arange(5), 0.99)
-    assert kept.tolist() == [0, 1, 0, 1, 0]
+    stands_for, similarity = near_duplicates(turned([0, 80, 0, 80, 0]), np.arange(5), 0.99)
+    assert stands_for.tolist() == [0, 1, 0, 1, 0]
     assert similarity[[0, 1]].tolist() == [1, 1]
     assert similarity == pytest.approx(1, abs=1e-3)
 
 
 def test_a_chain_does_not_join_what_is_different():
     # Neighbours are 8 degrees apart (0.990), the ends 16 (0.961).
-    kept, similarity = near_duplicates(turned([0, 8, 16]), np.arange(3), 0.98)
-    assert kept.tolist() == [0, 0, 2]
+    stands_for, similarity = near_duplicates(turned([0, 8, 16]), np.arange(3), 0.98)
+    assert stands_for.tolist() == [0, 0, 2]
     assert similarity[1] == pytest.approx(np.cos(np.deg2rad(8)), abs=1e-3)
 
 
@@ -162,56 +162,56 @@ def test_a_chain_does_not_join_what_is_different():
     ],
 )
 def test_the_order_decides_who_stays(order, expected):
-    kept, _ = near_duplicates(turned([0, 8, 16]), np.array(order), 0.98)
-    assert kept.tolist() == expected
+    stands_for, _ = near_duplicates(turned([0, 8, 16]), np.array(order), 0.98)
+    assert stands_for.tolist() == expected
 
 
 @pytest.mark.parametrize("max_similarity", [0.98, 0.995])
 def test_the_threshold_decides(max_similarity):
-    kept, _ = near_duplicates(turned([0, 8]), np.arange(2), max_similarity)  # 0.990
-    assert kept.tolist() == [0, 0 if max_similarity < 0.99 else 1]
+    stands_for, _ = near_duplicates(turned([0, 8]), np.arange(2), max_similarity)  # 0.990
+    assert stands_for.tolist() == [0, 0 if max_similarity < 0.99 else 1]
 
 
 def test_a_similarity_of_one_keeps_all_also_copies():
-    kept, similarity = near_duplicates(turned([0, 0, 0]), np.array([2, 0, 1]), 1.0)
-    assert kept.tolist() == [0, 1, 2]
+    stands_for, similarity = near_duplicates(turned([0, 0, 0]), np.array([2, 0, 1]), 1.0)
+    assert stands_for.tolist() == [0, 1, 2]
     assert similarity.tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("max_similarity", [0.5, 0.99, 1.0])
 @pytest.mark.parametrize("n", [0, 1])
 def test_no_loop_or_one(n, max_similarity):
-    kept, similarity = near_duplicates(turned([30] * n), np.arange(n), max_similarity)
-    assert kept.tolist() == list(range(n))
+    stands_for, similarity = near_duplicates(turned([30] * n), np.arange(n), max_similarity)
+    assert stands_for.tolist() == list(range(n))
     assert similarity.tolist() == [1] * n
 
 
 def test_silent_loops_are_nobodys_duplicates():
-    kept, _ = near_duplicates(np.zeros((3, SPECTROGRAM_SIZE), np.float16), np.arange(3), 0.9)
-    assert kept.tolist() == [0, 1, 2]
+    stands_for, _ = near_duplicates(np.zeros((3, SPECTROGRAM_SIZE), np.float16), np.arange(3), 0.9)
+    assert stands_for.tolist() == [0, 1, 2]
 
 
 def test_real_loops_and_their_copies():
     rng = np.random.default_rng(1)
     originals = [bar(seed) for seed in range(10)]
     copies = [0.3 * np.roll(x, 20) + 1e-5 * rng.standard_normal(SAMPLES) for x in originals]
-    prints = np.stack(
+    spectrograms = np.stack(
         [fingerprint_spectrogram(x.astype(np.float32), RATE) for x in originals + copies]
     )
-    kept, similarity = near_duplicates(prints, np.arange(20), 0.98)
-    assert kept.tolist() == list(range(10)) * 2
+    stands_for, similarity = near_duplicates(spectrograms, np.arange(20), 0.98)
+    assert stands_for.tolist() == list(range(10)) * 2
     assert (similarity[10:] > 0.98).all()
 
 
-def by_brute_force(prints, order, max_similarity):
+def by_brute_force(spectrograms, order, max_similarity):
     """The same by all products."""
-    products = prints.astype(np.float32) @ prints.astype(np.float32).T
-    kept = np.full(len(prints), -1)
+    products = spectrograms.astype(np.float32) @ spectrograms.astype(np.float32).T
+    stands_for = np.full(len(spectrograms), -1)
     for i in order:
-        if kept[i] < 0:
-            kept[(kept < 0) & (products[i] > max_similarity)] = i
-            kept[i] = i
-    return kept, products
+        if stands_for[i] < 0:
+            stands_for[(stands_for < 0) & (products[i] > max_similarity)] = i
+            stands_for[i] = i
+    return stands_for, products
 
 
 @pytest.mark.parametrize("max_similarity", [0.9, 0.98, 0.99, 0.999])
@@ -229,20 +229,24 @@ def test_it_agrees_with_brute_force(dimensions, max_similarity):
     aside /= np.linalg.norm(aside, axis=1, keepdims=True)
     # Planted: near the threshold, on either side of it.
     cosine = max_similarity + (1 - max_similarity) * rng.uniform(-1, 1, (1000, 1))
-    prints = unit(np.concatenate([base, cosine * base + np.sqrt(1 - cosine**2) * aside]))
+    spectrograms = unit(np.concatenate([base, cosine * base + np.sqrt(1 - cosine**2) * aside]))
     order = rng.permutation(2000)
-    kept, similarity = near_duplicates(prints, order, max_similarity)
+    stands_for, similarity = near_duplicates(spectrograms, order, max_similarity)
 
-    expected, products = by_brute_force(prints, order, max_similarity)
-    assert (kept == expected).mean() > 0.999  # products depend in their last bit on how they sum
-    stays = np.flatnonzero(kept == np.arange(2000))
+    expected, products = by_brute_force(spectrograms, order, max_similarity)
+    assert (
+        stands_for == expected
+    ).mean() > 0.999  # products depend in their last bit on how they sum
+    stays = np.flatnonzero(stands_for == np.arange(2000))
     among = products[np.ix_(stays, stays)]
     assert among[~np.eye(len(stays), dtype=bool)].max() < max_similarity + 1e-6
-    dropped = np.flatnonzero(kept != np.arange(2000))
+    dropped = np.flatnonzero(stands_for != np.arange(2000))
     assert len(dropped) > 300
-    assert np.isin(kept[dropped], stays).all()
-    assert (products[dropped, kept[dropped]] > max_similarity - 1e-6).all()
-    np.testing.assert_allclose(similarity[dropped], products[dropped, kept[dropped]], atol=1e-5)
+    assert np.isin(stands_for[dropped], stays).all()
+    assert (products[dropped, stands_for[dropped]] > max_similarity - 1e-6).all()
+    np.testing.assert_allclose(
+        similarity[dropped], products[dropped, stands_for[dropped]], atol=1e-5
+    )
     place = np.argsort(order)
-    assert (place[kept[dropped]] < place[dropped]).all()
+    assert (place[stands_for[dropped]] < place[dropped]).all()
     assert (similarity[stays] == 1).all()

@@ -151,7 +151,7 @@ def test_an_item_has_what_metadata_and_listeners_say(archive):
     assert item.url == "https://freesound.org/s/1001/"
     assert (item.bpm, item.beats_per_bar, item.exact) == (101.0, 3, True)
     assert item.size_bytes == len(WAVS["audio/wav/1001_1.wav.wav"])
-    assert item.left_out is None
+    assert item.rejection is None
 
 
 def test_items_are_the_wavs_of_one_folder_sorted(archive):
@@ -178,7 +178,7 @@ def test_what_is_saved_for_later_is_no_judgement(archive):
 
 def test_a_damaged_annotation_counts_as_absent(archive):
     item = items_of(archive)["1005"]
-    assert (item.bpm, item.exact, item.left_out) == (128.5, None, None)
+    assert (item.bpm, item.exact, item.rejection) == (128.5, None, None)
 
 
 def test_answers_that_say_nothing(archive):
@@ -402,7 +402,7 @@ def test_a_member_that_climbs_out_is_listed_and_refused(tmp_path, climber):
         items = source.items()
     assert len(items) == len(WAVS) + 1
     (item,) = [item for item in items if "evil" in item.name]
-    assert (item.name, item.left_out, item.licence) == (climber, None, "")
+    assert (item.name, item.rejection, item.licence) == (climber, None, "")
     with pytest.raises(Unreadable, match=r"evil\.wav.*leads out of the data set"):
         source.read(item)
 
@@ -514,15 +514,15 @@ def test_annotations_cut_short_are_refused(archive):
 
 def left_out(path: Path, **filters: object) -> dict[str, tuple]:
     """Reason, value and limit of what is left out, besides what a listener discarded."""
-    found = {k: i.left_out for k, i in items_of(path, **filters).items() if i.left_out}
+    found = {k: i.rejection for k, i in items_of(path, **filters).items() if i.rejection}
     assert found.pop("1004")[0] == "discarded"
     return {key: (row[0], *row[2:]) for key, row in found.items()}
 
 
 def test_what_a_listener_discards_is_left_out(archive):
     items = items_of(archive)
-    assert {key for key, item in items.items() if item.left_out} == {"1004"}
-    assert items["1004"].left_out == (
+    assert {key for key, item in items.items() if item.rejection} == {"1004"}
+    assert items["1004"].rejection == (
         "discarded",
         "a listener says that it is no loop",
         "1 of 2",

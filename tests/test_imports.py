@@ -16,6 +16,7 @@ LAYERS = (
     {
         "techloop.grid",
         "techloop.params",
+        "techloop.preparation",
         "techloop.artifacts",
         "techloop.closure",
         "techloop.metric",
@@ -39,7 +40,7 @@ ONLY_IN = {
     "jinja2": {"techloop.reporting.page"},
     "typer": {"techloop.cli"},
     "tinytag": {"techloop.audio.tags"},
-    "librosa": {"techloop.data.tempo"},
+    "librosa": {"techloop.data.tempo.librosa_tempo"},
 }
 
 

@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -6,24 +7,34 @@ import torch
 from scipy.signal import resample_poly
 
 from techloop.audio.descriptors import onset_strength
-from techloop.audio.recording import Unreadable
-from techloop.data.loops import PreparationConfig, bar_line_samples, cut_loops, prepare_item
+from techloop.audio.recording import Recording, Rejected, Rejection, Unreadable
+from techloop.data.loops import Span, bar_line_samples, clean, cut, normalise, read, stretch
 from techloop.data.source import Item
-from techloop.data.tempo import Beats, Tempo
+from techloop.data.tempo.beats import Beats, Tempo
 from techloop.evaluation.generation import seam_ratio
 from techloop.grid import Grid
-from tests.helpers.sources import GRID, RECIPE, Made, bar, recording
+from techloop.preparation import PreparationConfig
+from tests.helpers.sources import CONFIG, GRID, GivenSource, bar, prepare_one, recording
 
 
 def steady(bpm: float, downbeat_s: float = 0.0, *, circular: bool = False) -> Tempo:
     return Tempo(bpm, 1.0, downbeat_s, "onsets", circular=circular)
 
 
-def prepared(x, recipe=RECIPE, bpm=GRID.bpm, **about):
+def prepared(x, config=CONFIG, bpm=GRID.bpm, **fields):
     """Loops, rows and rejects of one item."""
-    source = Made({"x": x}, bpm=bpm, about={"x": about})
+    source = GivenSource({"x": x}, bpm=bpm, overrides={"x": fields})
     (item,) = source.items()
-    return prepare_item(source, item, recipe)
+    return prepare_one(source, item, config=config)
+
+
+def loops_of(x, rate, tempo, grid=GRID, method="resample"):
+    """Where each loop of a recording lies, and its audio on the grid."""
+    whole = Recording(x, rate)
+    spans, _ = cut(whole, tempo, grid)
+    stretched = list(stretch(whole, tempo, spans, grid, method))
+    assert [span for span, _ in stretched] == spans
+    return spans, [audio for _, audio in stretched]
 
 
 def reasons(rejected):
@@ -37,23 +48,23 @@ def test_another_tempo_and_rate_land_on_the_grid(rate):
     t = np.arange(samples) / samples
     x = (np.sin(2 * np.pi * 20 * n * t) * (1 + np.floor(n * t))).astype(np.float32)
     tempo = steady(60 * 4 * n / (samples / rate), circular=True)
-    cuts = list(cut_loops(x, rate, tempo, RECIPE))
-    assert [cut.bar for cut in cuts] == list(range(n))
-    assert [cut.start for cut in cuts[1:]] == [cut.end for cut in cuts[:-1]]
-    assert (cuts[0].start, cuts[-1].end) == (0, samples)
+    spans, loops = loops_of(x, rate, tempo)
+    assert [span.bar for span in spans] == list(range(n))
+    assert [span.start for span in spans[1:]] == [span.end for span in spans[:-1]]
+    assert (spans[0].start, spans[-1].end) == (0, samples)
     expected = np.sin(2 * np.pi * 20 * np.arange(GRID.samples) / GRID.samples)
-    for i, cut in enumerate(cuts):
+    for i, loop in enumerate(loops):
         middle = slice(300, -300)  # away from the cross-fade with a bar of another level
-        np.testing.assert_allclose(cut.audio[middle] / (i + 1), expected[middle], atol=0.05)
+        np.testing.assert_allclose(loop[middle] / (i + 1), expected[middle], atol=0.05)
 
 
 def test_bars_are_cut_from_the_downbeat_and_none_runs_out_of_the_recording():
     rate, lead = 8000, 1000
     clicks = np.zeros(lead + round(3.5 * 1.92 * rate), np.float32)
     clicks[[lead + round(k * 1.92 * rate) for k in range(4)]] = 1
-    cuts = list(cut_loops(clicks, rate, steady(125.0, lead / rate), RECIPE))
-    assert [cut.bar for cut in cuts] == [0, 1, 2]
-    assert all(np.abs(cut.audio).argmax() == 0 for cut in cuts)
+    spans, loops = loops_of(clicks, rate, steady(125.0, lead / rate))
+    assert [span.bar for span in spans] == [0, 1, 2]
+    assert all(np.abs(loop).argmax() == 0 for loop in loops)
 
 
 def test_bars_of_a_tempo_that_drifts_are_cut_where_they_are():
@@ -64,31 +75,31 @@ def test_bars_of_a_tempo_that_drifts_are_cut_where_they_are():
     lines_s = np.interp(np.arange(0, passed[-1], 4), passed, time_s)
     x = np.zeros(12 * rate, np.float32)
     x[np.round(lines_s * rate).astype(int)] = 1
-    cuts = list(cut_loops(x, rate, tempo, RECIPE))
-    assert len(cuts) == len(lines_s) - 1 == 7
-    assert all(np.abs(cut.audio).argmax() == 0 for cut in cuts)
-    lengths = [cut.end - cut.start for cut in cuts]
+    spans, loops = loops_of(x, rate, tempo)
+    assert len(spans) == len(lines_s) - 1 == 7
+    assert all(np.abs(loop).argmax() == 0 for loop in loops)
+    lengths = [span.end - span.start for span in spans]
     assert lengths == sorted(lengths, reverse=True)
-    assert np.array_equal(bar_line_samples(x, rate, tempo, GRID), np.round(lines_s * rate))
+    lines = bar_line_samples(Recording(x, rate), tempo, GRID)
+    assert np.array_equal(lines, np.round(lines_s * rate))
 
 
-@pytest.mark.parametrize("stretch", ["resample", "preserve_pitch"])
-def test_bars_of_continuous_music_do_not_step_where_they_wrap(stretch):
+@pytest.mark.parametrize("method", ["resample", "preserve_pitch"])
+def test_bars_of_continuous_music_do_not_step_where_they_wrap(method):
     rate, grid = 22_050, Grid()
     t = np.arange(10 * rate) / rate
     x = np.sin(2 * np.pi * 97.3 * t).astype(np.float32)
-    recipe = replace(RECIPE, grid=grid, stretch=stretch)
-    cuts = list(cut_loops(x, rate, steady(110.0, 0.5), recipe))
-    assert len(cuts) == 4
-    for cut in cuts:
-        inside = np.abs(np.diff(cut.audio)).max()
-        assert abs(cut.audio[0] - cut.audio[-1]) < 1.1 * inside
-        plain = x[cut.start : cut.end]
+    spans, loops = loops_of(x, rate, steady(110.0, 0.5), grid, method)
+    assert len(spans) == 4
+    for span, loop in zip(spans, loops, strict=True):
+        inside = np.abs(np.diff(loop)).max()
+        assert abs(loop[0] - loop[-1]) < 1.1 * inside
+        plain = x[span.start : span.end]
         assert abs(plain[0] - plain[-1]) > 3 * np.abs(np.diff(plain)).max()
 
 
-@pytest.mark.parametrize("stretch", ["resample", "preserve_pitch"])
-def test_the_seam_of_the_evaluation_is_better_with_the_treatment(stretch, monkeypatch):
+@pytest.mark.parametrize("method", ["resample", "preserve_pitch"])
+def test_the_seam_of_the_evaluation_is_better_with_the_treatment(method, monkeypatch):
     """Chords and hats, no bar like another: what a cut through them leaves at the wrap."""
     rate, grid, rng = 22_050, Grid(), np.random.default_rng(0)
     t = np.arange(24 * rate) / rate
@@ -97,9 +108,8 @@ def test_the_seam_of_the_evaluation_is_better_with_the_treatment(stretch, monkey
     x = (sum(tones) / 3 + 0.05 * hat).astype(np.float32)
 
     def ratio() -> float:
-        recipe = replace(RECIPE, grid=grid, stretch=stretch)
-        cuts = cut_loops(x, rate, steady(132.0, 0.3), recipe)
-        audio = torch.from_numpy(np.stack([cut.audio for cut in cuts]).astype(np.float32))
+        _, loops = loops_of(x, rate, steady(132.0, 0.3), grid, method)
+        audio = torch.from_numpy(np.stack(loops).astype(np.float32))
         strength = onset_strength(audio, grid.sample_rate_hz, grid.hop)
         return float(np.median(seam_ratio(strength.numpy(), grid)))
 
@@ -113,29 +123,27 @@ def test_the_seam_of_the_evaluation_is_better_with_the_treatment(stretch, monkey
 
 
 @pytest.mark.parametrize(
-    ("stretch", "expected"), [("resample", 200 * 125 / 100), ("preserve_pitch", 200)]
+    ("method", "expected"), [("resample", 200 * 125 / 100), ("preserve_pitch", 200)]
 )
-def test_pitch_follows_tempo_or_stays(stretch, expected):
+def test_pitch_follows_tempo_or_stays(method, expected):
     rate, grid = 22_050, Grid()
     x = np.sin(2 * np.pi * 200 * np.arange(round(4.8 * rate)) / rate).astype(np.float32)
-    recipe = replace(RECIPE, grid=grid, stretch=stretch)
-    for cut in cut_loops(x, rate, steady(100.0, circular=True), recipe):
-        assert cut.audio.shape == (grid.samples,)
-        heard = np.abs(np.fft.rfft(cut.audio)).argmax() / grid.duration_s
-        assert heard == pytest.approx(expected, abs=1)
+    for loop in loops_of(x, rate, steady(100.0, circular=True), grid, method)[1]:
+        assert loop.shape == (grid.samples,)
+        pitch_hz = np.abs(np.fft.rfft(loop)).argmax() / grid.duration_s
+        assert pitch_hz == pytest.approx(expected, abs=1)
 
 
 def test_preserving_pitch_keeps_the_rhythm_in_place_and_gives_the_same_bytes_twice():
     grid, rate = Grid(), 16_000
-    recipe = replace(RECIPE, grid=grid, stretch="preserve_pitch")
     t = np.arange(round(2.4 * rate)) / rate  # a bar of 100 BPM
     hits = np.sin(2 * np.pi * 1000 * t) * np.exp(-60 * (t % 0.6))
+    tempo = steady(100.0, circular=True)
     (first,), (second,) = (
-        list(cut_loops(hits.astype(np.float32), rate, steady(100.0, circular=True), recipe))
-        for _ in range(2)
+        loops_of(hits.astype(np.float32), rate, tempo, grid, "preserve_pitch")[1] for _ in range(2)
     )
-    assert np.array_equal(first.audio, second.audio)
-    level = resample_poly(np.abs(first.audio), 1, 64)
+    assert np.array_equal(first, second)
+    level = resample_poly(np.abs(first), 1, 64)
     beats = np.array([level[round(b * len(level) / 4) :][:12].max() for b in range(4)])
     between = np.array([level[round((b + 0.6) * len(level) / 4) :][:12].max() for b in range(4)])
     assert beats.min() > 5 * between.max()
@@ -143,11 +151,10 @@ def test_preserving_pitch_keeps_the_rhythm_in_place_and_gives_the_same_bytes_twi
 
 def test_what_is_on_the_grid_is_not_stretched():
     x = bar()
-    for stretch in ("resample", "preserve_pitch"):
-        recipe = replace(RECIPE, stretch=stretch)
+    for method in ("resample", "preserve_pitch"):
         tempo = steady(125.0, circular=True)
-        (cut,) = cut_loops(x, GRID.sample_rate_hz, tempo, recipe)
-        assert np.array_equal(cut.audio, x)
+        _, (loop,) = loops_of(x, GRID.sample_rate_hz, tempo, method=method)
+        assert np.array_equal(loop, x)
 
 
 def test_a_bar_with_too_much_of_it_cut_off_is_left_out():
@@ -165,7 +172,7 @@ def test_a_bar_with_too_much_of_it_cut_off_is_left_out():
 def test_a_constant_is_taken_away_where_it_is_small_and_a_reason_where_it_is_not():
     for offset in (0.1, 0.4):
         loops, rows, rejected = prepared(bar() * 0.5 + np.float32(offset))
-        if offset < RECIPE.max_dc_offset:
+        if offset < CONFIG.max_dc_offset:
             assert rows[0]["dc_offset"] == pytest.approx(offset, abs=0.01)
             assert abs(loops[0].mean()) < 1
         else:
@@ -189,7 +196,7 @@ def test_the_loop_that_a_file_marks_is_taken():
     plain, _, _ = prepared(loop)
     assert all(np.array_equal(a, b) for a, b in zip(loops, plain, strict=True))
     assert rows[0]["clipped_share"] == pytest.approx(2 / GRID.samples)
-    # The sustain of a note is no loop.
+    # The sustain of a note is not a loop.
     sustained = replace(marked, tags=replace(marked.tags, loop=(start, start + 500)))
     assert len(prepared(sustained, bpm=None)[1]) == 0 or prepared(sustained, bpm=None)[2]
 
@@ -222,7 +229,7 @@ def test_what_lies_before_the_first_bar_and_after_the_last_is_a_row_each():
 
 def test_doubtful_tempi_are_left_out_with_the_evidence():
     noise = np.random.default_rng(3).standard_normal(23_456).astype(np.float32) * 0.1
-    loops, _, rejected = prepared(noise, replace(RECIPE, min_confidence=0.9), bpm=None)
+    loops, _, rejected = prepared(noise, replace(CONFIG, min_confidence=0.9), bpm=None)
     assert loops == []
     (row,) = rejected
     assert (row["reason"], row["limit"]) == ("tempo_uncertain", 0.9)
@@ -231,18 +238,67 @@ def test_doubtful_tempi_are_left_out_with_the_evidence():
 
 
 def test_nothing_that_happens_to_an_item_raises():
-    class Odd(Made):
-        def read(self, item: Item):
-            raise {"x": Unreadable("gone"), "y": MemoryError()}[item.name]
+    odd = GivenSource({"x": Unreadable("gone"), "y": MemoryError()})
+    for item in odd.items():
+        _, _, (row,) = prepare_one(odd, item)
+        assert (row["file"], row["bar"], row["reason"]) == (item.name, "", "unreadable")
 
-    odd = Odd({"x": 0, "y": 0})
-    for item, reason in zip(odd.items(), ("unreadable", "unreadable"), strict=True):
-        _, _, (row,) = prepare_item(odd, item, RECIPE)
-        assert (row["file"], row["bar"], row["reason"]) == (item.name, "", reason)
+
+def test_what_a_source_rejects_is_not_read():
+    class Unread(GivenSource):
+        def read(self, item: Item):
+            raise AssertionError("read")
+
+    rejection = ("licence", "not allowed", "CC-BY-NC-3.0", "CC0")
+    item = Item("x", rejection=Rejection(*rejection))
+    with pytest.raises(Rejected, match="not allowed") as caught:
+        read(Unread({}), item)
+    assert caught.value.rejection == rejection
+    _, _, (row,) = prepare_one(Unread({}), item)
+    assert tuple(row.values()) == ("x", "", *rejection)
+
+
+def test_clean_keeps_the_order_and_says_what_it_drops():
+    good = Span(0, 0, 10, dc_offset=0.3, clipped_share=0.05)  # at the limits
+    spans = [
+        good,
+        good._replace(bar=1, dc_offset=-0.31),
+        good._replace(bar=2, clipped_share=0.06),
+        good._replace(bar=3),
+    ]
+    clean_spans, rejected = clean(spans, CONFIG)
+    assert [span.bar for span in clean_spans] == [0, 3]
+    assert [(bar, rejection.reason) for bar, rejection in rejected] == [
+        (1, "dc_offset"),
+        (2, "clipped"),
+    ]
+
+
+def test_normalise_takes_one_loop_at_a_time():
+    """Or the floats of two hours would be in memory at once."""
+    given = []
+
+    def one_by_one():
+        for i in range(4):
+            assert sum(audio() is not None for audio in given) <= 1
+            audio = bar(i) * np.float32(i != 1)
+            given.append(weakref.ref(audio))
+            yield Span(i, 0, GRID.samples, 0.0, 0.0), audio
+
+    loops, rejected = normalise(one_by_one(), GRID, CONFIG)
+    assert [loop.span.bar for loop in loops] == [0, 2, 3]
+    assert [(bar, rejection.reason) for bar, rejection in rejected] == [(1, "silent")]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 180), (180, 90), (120, 120)])
-def test_a_range_that_is_none_is_refused(low, high):
-    told = {**vars(RECIPE), "min_bpm": float(low), "max_bpm": float(high)}
-    with pytest.raises(ValueError, match=f"min_bpm {low} and max_bpm {high} are no range"):
-        PreparationConfig(**told)
+def test_limits_that_are_not_a_range_are_refused(low, high):
+    fields = {**vars(CONFIG), "min_bpm": float(low), "max_bpm": float(high)}
+    with pytest.raises(ValueError, match=f"min_bpm {low} and max_bpm {high} are not a range"):
+        PreparationConfig(**fields)
+
+
+@pytest.mark.parametrize("name", ["min_confidence", "max_clipped_share", "max_dc_offset"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_shares_that_are_not_from_0_to_1_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value:g}; it must be from 0 to 1"):
+        replace(CONFIG, **{name: value})

@@ -14,31 +14,36 @@ from distributed import LocalCluster
 from upath import UPath
 
 from techloop.audio.level import PEAK, loop_loudness_lufs
-from techloop.audio.recording import Unreadable
-from techloop.data.build import CHUNK_ITEMS, DASK, SPLITS, place_of, prepare_loops, split_of
+from techloop.audio.recording import Rejection, Unreadable
+from techloop.closure import closure
+from techloop.data import parts
+from techloop.data.columns import SPLITS
 from techloop.data.deduplicate import fingerprint_spectrogram
+from techloop.data.parts import CHUNK_ITEMS
 from techloop.data.sources.folder import FolderSource
-from techloop.data.tempo import stated_tempi
+from techloop.data.splits import place_of, split_of
+from techloop.data.tempo.stated import stated_tempi
+from techloop.data.workers import DASK
 from techloop.grid import Grid
 from tests.helpers.datasets import contents
 from tests.helpers.params import ROOT
 from tests.helpers.sources import (
+    CONFIG,
     GRID,
-    RECIPE,
-    Made,
+    GivenSource,
     bar,
     bars,
-    prepared,
+    prepare,
+    read_dataset,
+    read_rows,
     recording,
-    rows_of,
-    settings,
 )
 
 
 def test_what_is_on_the_grid_comes_through_untouched_but_for_gain(tmp_path):
-    source = Made(bars(20))
-    returned = prepare_loops(source, tmp_path / "loops", RECIPE, **settings(tmp_path))
-    card, index, audio, rejected = prepared(tmp_path / "loops")
+    source = GivenSource(bars(20))
+    returned = prepare(source, tmp_path / "loops")
+    card, index, audio, rejected = read_dataset(tmp_path / "loops")
     assert card == returned
     assert (card["loops"], card["items"], rejected) == (20, 20, [])
     assert index["name"].tolist() == list(source.audio)
@@ -50,20 +55,20 @@ def test_what_is_on_the_grid_comes_through_untouched_but_for_gain(tmp_path):
 
 
 def test_loops_have_the_loudness_asked_for_or_the_peak_allowed(tmp_path):
-    quiet, loud = (replace(RECIPE, loudness_lufs=lufs) for lufs in (-30.0, -1.0))
-    prepare_loops(Made(bars(20)), tmp_path / "quiet", quiet, **settings(tmp_path))
-    _, _, audio, _ = prepared(tmp_path / "quiet")
+    quiet, loud = (replace(CONFIG, loudness_lufs=lufs) for lufs in (-30.0, -1.0))
+    prepare(GivenSource(bars(20)), tmp_path / "quiet", config=quiet)
+    _, _, audio, _ = read_dataset(tmp_path / "quiet")
     for loop in audio / 32_768:
         assert loop_loudness_lufs(loop, GRID.sample_rate_hz) == pytest.approx(-30, abs=0.05)
-    prepare_loops(Made(bars(20)), tmp_path / "loud", loud, **settings(tmp_path))
-    _, _, audio, _ = prepared(tmp_path / "loud")
+    prepare(GivenSource(bars(20)), tmp_path / "loud", config=loud)
+    _, _, audio, _ = read_dataset(tmp_path / "loud")
     np.testing.assert_allclose(np.abs(audio / 32_768).max(axis=1), PEAK, atol=1e-4)
 
 
 def test_card_and_index_say_what_is_there(tmp_path):
-    source = Made(bars(20) | {"silence": np.zeros(GRID.samples, np.float32)})
-    prepare_loops(source, tmp_path / "loops", RECIPE, **settings(tmp_path))
-    card, index, audio, _ = prepared(tmp_path / "loops")
+    source = GivenSource(bars(20) | {"silence": np.zeros(GRID.samples, np.float32)})
+    prepare(source, tmp_path / "loops")
+    card, index, audio, _ = read_dataset(tmp_path / "loops")
     assert audio.shape == (20, GRID.samples)
     assert audio.dtype == np.int16
     assert set(index.columns) == {
@@ -78,8 +83,7 @@ def test_card_and_index_say_what_is_there(tmp_path):
     assert (card["licences"], card["authors"]) == ({"CC0-1.0": 20}, 1)
     assert card["rejected"] == {"silent": 1}
     assert Grid(**card["grid"]) == GRID
-    told = {key: value for key, value in vars(RECIPE).items() if key != "grid"}
-    assert card["preparation"] == told
+    assert card["preparation"] == vars(CONFIG)
     assert sorted(p.name for p in (tmp_path / "loops").iterdir()) == [
         *("attribution.csv", "audio-00000.npy", "card.json", "index.parquet", "rejected.csv"),
     ]
@@ -88,19 +92,19 @@ def test_card_and_index_say_what_is_there(tmp_path):
 
 
 def test_attribution_names_each_recording_that_is_used(tmp_path):
-    source = Made(bars(20) | {"silence": np.zeros(GRID.samples, np.float32)})
+    source = GivenSource(bars(20) | {"silence": np.zeros(GRID.samples, np.float32)})
     source.audio["long"] = np.concatenate([bar(30), bar(31)])
-    source.about["long"] = {"author": "Ünknown, “quoted”", "licence": "CC-BY-4.0", "url": "x:1"}
-    prepare_loops(source, tmp_path / "loops", RECIPE, **settings(tmp_path))
-    rows = {row["file"]: row for row in rows_of(tmp_path / "loops" / "attribution.csv")}
+    source.overrides["long"] = {"author": "Ünknown, “quoted”", "licence": "CC-BY-4.0", "url": "x:1"}
+    prepare(source, tmp_path / "loops")
+    rows = {row["file"]: row for row in read_rows(tmp_path / "loops" / "attribution.csv")}
     assert set(rows) == {*bars(20), "long"}
     assert list(rows["long"].values()) == ["long", "Ünknown, “quoted”", "CC-BY-4.0", "x:1"]
 
 
 def test_shards_are_no_larger_than_asked(tmp_path):
     n = 2**20 // (2 * GRID.samples) + 3
-    prepare_loops(Made(bars(n)), tmp_path / "loops", RECIPE, **settings(tmp_path))
-    card, index, audio, _ = prepared(tmp_path / "loops")
+    prepare(GivenSource(bars(n)), tmp_path / "loops")
+    card, index, audio, _ = read_dataset(tmp_path / "loops")
     assert [s["loops"] for s in card["shards"]] == [n - 3, 3]
     assert index["shard"].tolist() == [0] * (n - 3) + [1] * 3
     # The last one is the last item, not another: the order survives the border.
@@ -115,15 +119,15 @@ def test_a_defect_of_ours_costs_one_recording(tmp_path, monkeypatch):
         return stated_tempi(item, tags, duration_s)
 
     monkeypatch.setattr("techloop.data.loops.stated_tempi", stumble)
-    card = prepare_loops(Made(bars(20)), tmp_path / "loops", RECIPE, **settings(tmp_path))
-    _, index, _, rejected = prepared(tmp_path / "loops")
+    card = prepare(GivenSource(bars(20)), tmp_path / "loops")
+    _, index, _, rejected = read_dataset(tmp_path / "loops")
     assert (card["loops"], card["rejected"]) == (19, {"failed": 1})
     assert "loop/007" not in set(index["name"])
     assert rejected[0]["detail"] == "IndexError: off by one"
 
 
 def test_every_item_ends_in_exactly_one_of_index_and_rejects(tmp_path):
-    source = Made(
+    source = GivenSource(
         bars(20)
         | {
             "broken": Unreadable("no decoder"),
@@ -135,9 +139,11 @@ def test_every_item_ends_in_exactly_one_of_index_and_rejects(tmp_path):
             "filtered": bar(40),
         }
     )
-    source.about["filtered"] = {"left_out": ("licence", "not allowed", "CC-BY-NC-3.0", "CC0")}
-    prepare_loops(source, tmp_path / "loops", RECIPE, **settings(tmp_path))
-    card, index, _, rejected = prepared(tmp_path / "loops")
+    source.overrides["filtered"] = {
+        "rejection": Rejection("licence", "not allowed", "CC-BY-NC-3.0", "CC0")
+    }
+    prepare(source, tmp_path / "loops")
+    card, index, _, rejected = read_dataset(tmp_path / "loops")
     assert [(row["file"], row["bar"], row["reason"]) for row in rejected] == [
         ("broken", "", "unreadable"),
         ("odd", "", "unreadable"),
@@ -160,15 +166,15 @@ def test_every_item_ends_in_exactly_one_of_index_and_rejects(tmp_path):
 
 def test_less_than_a_bar_is_rejected_and_less_than_a_loop_too(tmp_path):
     audio = bars(20) | {"hit": bar()[:2000]}
-    prepare_loops(Made(audio, bpm=None), tmp_path / "one", RECIPE, **settings(tmp_path))
-    (row,) = prepared(tmp_path / "one")[3]
+    prepare(GivenSource(audio, bpm=None), tmp_path / "one")
+    (row,) = read_dataset(tmp_path / "one")[3]
     assert (row["file"], row["reason"], row["limit"]) == ("hit", "shorter_than_a_bar", "4.0")
 
     pairs = {name: np.concatenate([x, x]) for name, x in bars(20).items()}
-    two = replace(RECIPE, grid=replace(GRID, bars=2))
-    source = Made(pairs | {"one": bar()})
-    prepare_loops(source, tmp_path / "two", two, **settings(tmp_path))
-    card, _, loops, (row,) = prepared(tmp_path / "two")
+    two = replace(GRID, bars=2)
+    source = GivenSource(pairs | {"one": bar()})
+    prepare(source, tmp_path / "two", grid=two)
+    card, _, loops, (row,) = read_dataset(tmp_path / "two")
     assert loops.shape == (20, 2 * GRID.samples)
     assert (row["file"], row["reason"], row["limit"]) == ("one", "shorter_than_a_loop", "8.0")
     assert card["grid"]["bars"] == 2
@@ -177,10 +183,9 @@ def test_less_than_a_bar_is_rejected_and_less_than_a_loop_too(tmp_path):
 @pytest.mark.parametrize("per_loop", [4, 8])
 def test_loops_of_several_bars_take_them_in_turn_and_say_what_is_left(tmp_path, per_loop):
     long = np.concatenate([bar(i) for i in range(2 * per_loop + 3)])
-    source = Made({f"{i}": np.roll(long, i * 1000) for i in range(20)})
-    recipe_ = replace(RECIPE, grid=replace(GRID, bars=per_loop))
-    prepare_loops(source, tmp_path / "loops", recipe_, **settings(tmp_path))
-    _, index, loops, rejected = prepared(tmp_path / "loops")
+    source = GivenSource({f"{i}": np.roll(long, i * 1000) for i in range(20)})
+    prepare(source, tmp_path / "loops", grid=replace(GRID, bars=per_loop))
+    _, index, loops, rejected = read_dataset(tmp_path / "loops")
     assert loops.shape == (40, per_loop * GRID.samples)
     assert index["bar_in_source"].tolist() == 20 * [0, per_loop]
     assert [(row["reason"], row["bar"]) for row in rejected] == 20 * [
@@ -191,18 +196,17 @@ def test_loops_of_several_bars_take_them_in_turn_and_say_what_is_left(tmp_path, 
 
 def test_splits_are_by_group_and_adding_files_moves_nobody(tmp_path):
     groups = {f"loop/{i:03d}": f"author {i // 4}" for i in range(80)}
-    prepare_loops(Made(bars(40), groups=groups), tmp_path / "few", RECIPE, **settings(tmp_path))
-    told = settings(tmp_path, seed=9)
-    prepare_loops(Made(bars(80), groups=groups), tmp_path / "many", RECIPE, **told)
-    few, many = (prepared(tmp_path / name)[1].set_index("loop_id") for name in ("few", "many"))
+    prepare(GivenSource(bars(40), groups=groups), tmp_path / "few")
+    prepare(GivenSource(bars(80), groups=groups), tmp_path / "many", seed=9)
+    few, many = (read_dataset(tmp_path / name)[1].set_index("loop_id") for name in ("few", "many"))
     assert len(many[["group", "split"]].drop_duplicates()) == 20
     assert few["split"].equals(many.loc[few.index, "split"])
 
 
 def test_splits_have_the_sizes_asked_for():
-    found = [split_of(f"file {i}", 0.8, 0.1) for i in range(10_000)]
-    assert found.count("train") == pytest.approx(8000, abs=150)
-    assert found.count("validation") == pytest.approx(1000, abs=120)
+    splits = [split_of(f"file {i}", 0.8, 0.1) for i in range(10_000)]
+    assert splits.count("train") == pytest.approx(8000, abs=150)
+    assert splits.count("validation") == pytest.approx(1000, abs=120)
     assert {split_of("x", 1.0, 0.0), split_of("x", 0.0, 1.0), split_of("x", 0.0, 0.0)} == {
         *("train", "validation", "test")
     }
@@ -222,8 +226,7 @@ def folder_of(path, n):
 def test_the_bytes_do_not_depend_on_workers_nor_on_where_they_go(tmp_path):
     source = folder_of(tmp_path / "in", 2 * CHUNK_ITEMS + 3)
     for workers in (0, 2):
-        told = settings(tmp_path, workers=workers)
-        prepare_loops(source, tmp_path / str(workers), RECIPE, **told)
+        prepare(source, tmp_path / str(workers), workers=workers)
     here = contents(tmp_path / "0")
     assert len(here) == 5
     assert contents(tmp_path / "2") == here
@@ -233,15 +236,14 @@ def test_the_bytes_do_not_depend_on_workers_nor_on_where_they_go(tmp_path):
     for file in sorted((tmp_path / "in").iterdir()):
         (memory / "in" / file.name).write_bytes(file.read_bytes())
     for _ in range(2):  # the second replaces the first
-        told = settings(tmp_path, checkpoints="memory://prepared/checkpoints")
-        source = FolderSource("memory://prepared/in")
-        prepare_loops(source, "memory://prepared/out/loops", RECIPE, **told)
+        source, checkpoints = FolderSource("memory://prepared/in"), "memory://prepared/checkpoints"
+        prepare(source, "memory://prepared/out/loops", checkpoints=checkpoints)
     assert {p.name: p.read_bytes() for p in (memory / "out" / "loops").iterdir()} == here
     assert [p.name for p in (memory / "out").iterdir()] == ["loops"]
 
 
 @dataclass
-class Deadly(Made):
+class Deadly(GivenSource):
     """Kills the process that reads some of its items, the first time or each time."""
 
     once: tuple[str, ...] = ()
@@ -260,7 +262,7 @@ class Deadly(Made):
 
 @pytest.mark.ci
 def test_a_worker_that_dies_costs_nothing_and_what_kills_each_is_a_row(tmp_path, monkeypatch):
-    prepare_loops(Made(bars(40)), tmp_path / "calm", RECIPE, **settings(tmp_path))
+    prepare(GivenSource(bars(40)), tmp_path / "calm")
     (tmp_path / "traces").mkdir()
     names = {"once": ("loop/003", "loop/020"), "traces": str(tmp_path / "traces")}
     local = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
@@ -268,28 +270,27 @@ def test_a_worker_that_dies_costs_nothing_and_what_kills_each_is_a_row(tmp_path,
         dask.config.set(DASK),
         LocalCluster(**local, silence_logs=logging.CRITICAL) as cluster,
     ):
-        monkeypatch.setenv("DASK_DASK_ADDRESS", cluster.scheduler_address)
-        told = settings(tmp_path, workers=None)
-        prepare_loops(Deadly(bars(40), **names), tmp_path / "loops", RECIPE, **told)
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
+        prepare(Deadly(bars(40), **names), tmp_path / "loops", workers=None)
         assert contents(tmp_path / "loops") == contents(tmp_path / "calm")
         deadly = Deadly(bars(40), always=("loop/007",), **names)
-        prepare_loops(deadly, tmp_path / "loops", RECIPE, **told)
-    _, index, _, (row,) = prepared(tmp_path / "loops")
+        prepare(deadly, tmp_path / "loops", workers=None)
+    _, index, _, (row,) = read_dataset(tmp_path / "loops")
     assert index["name"].tolist() == [name for name in bars(40) if name != "loop/007"]
     assert (row["file"], row["reason"]) == ("loop/007", "failed")
     assert "died" in row["detail"]
 
 
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
-    made = bars(3 * CHUNK_ITEMS)
-    prepare_loops(Made(made), tmp_path / "calm", RECIPE, **settings(tmp_path))
+def test_an_interrupted_run_resumes_where_it_was(tmp_path):
+    n = 3 * CHUNK_ITEMS
+    prepare(GivenSource(bars(n)), tmp_path / "calm")
     (tmp_path / "traces").mkdir()
     program = (
-        "import sys, pathlib; from techloop.data.build import prepare_loops\n"
+        "import sys, pathlib\n"
         "from tests.helpers.sources import *; from tests.test_preparation import Deadly\n"
         "folder = pathlib.Path(sys.argv[1])\n"
-        f"source = Deadly(bars({len(made)}), once=('loop/040',), traces=str(folder / 'traces'))\n"
-        "prepare_loops(source, folder / 'loops', RECIPE, **settings(folder))\n"
+        f"source = Deadly(bars({n}), once=('loop/040',), traces=str(folder / 'traces'))\n"
+        "prepare(source, folder / 'loops')\n"
     )
     for ended in (-signal.SIGKILL, 0):
         ran = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=False)
@@ -305,54 +306,64 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
 
 def test_what_was_done_of_another_version_of_a_file_is_done_again(tmp_path):
     source = folder_of(tmp_path / "in", 20)
-    told = settings(tmp_path, train_fraction=1.0, validation_fraction=0.0)
     with pytest.raises(ValueError, match="would be empty"):
-        prepare_loops(source, tmp_path / "loops", RECIPE, **told)
-    parts = sorted((tmp_path / "checkpoints").rglob("*.npz"))
-    assert len(parts) == 2  # kept: with other fractions nothing has to be read again
+        prepare(source, tmp_path / "loops", train_fraction=1.0, validation_fraction=0.0)
+    files = sorted((tmp_path / "checkpoints").rglob("*.npz"))
+    assert len(files) == 2  # they stay: with other fractions nothing has to be read again
     soundfile.write(tmp_path / "in" / "019.wav", np.tile(bar(99), 3), GRID.sample_rate_hz)
-    card = prepare_loops(source, tmp_path / "loops", RECIPE, **settings(tmp_path))
+    card = prepare(source, tmp_path / "loops")
     assert card["loops"] == 2 * 18 + 3
 
 
+def test_parts_depend_on_the_code_that_makes_them_and_on_no_more():
+    """So a change of how they are assembled leaves those of an interrupted run."""
+    files = {file.relative_to(ROOT / "techloop").as_posix() for file in closure([parts.__name__])}
+    assert files >= {
+        *("data/parts.py", "data/loops.py", "data/rows.py", "data/deduplicate.py", "grid.py"),
+        *(f"data/tempo/{name}.py" for name in ("stated", "envelope", "estimate", "drift", "meter")),
+        *("data/tempo/trackers.py", "preparation.py", "audio/level.py", "audio/seam.py"),
+    }
+    assert not files & {f"data/{name}.py" for name in ("build", "workers", "assemble", "splits")}
+
+
+def test_workers_do_without_pandas():
+    """Each imports the script that started it, and pandas would take each a second."""
+    script = "import sys, stages.prepare_loops; print('pandas' in sys.modules)"
+    run = {"cwd": ROOT, "check": True, "capture_output": True, "text": True}
+    assert subprocess.run([sys.executable, "-c", script], **run).stdout == "False\n"
+
+
 def test_near_duplicates_are_reported_and_none_straddles_splits(tmp_path):
-    made, rng = bars(30), np.random.default_rng(0)
+    audio, rng = bars(30), np.random.default_rng(0)
     for i in range(0, 30, 3):  # louder, with some noise, under another name and so another hash
         noise = 1e-3 * rng.standard_normal(GRID.samples).astype(np.float32)
-        made[f"copy/{i:03d}"] = 1.7 * made[f"loop/{i:03d}"] + noise
-    told = settings(tmp_path, max_similarity=0.99)
-    prepare_loops(Made(made), tmp_path / "loops", RECIPE, **told)
-    card, index, audio, rejected = prepared(tmp_path / "loops")
+        audio[f"copy/{i:03d}"] = 1.7 * audio[f"loop/{i:03d}"] + noise
+    prepare(GivenSource(audio), tmp_path / "loops", max_similarity=0.99)
+    card, index, loops, rejected = read_dataset(tmp_path / "loops")
     assert (card["loops"], card["rejected"]) == (30, {"near_duplicate": 10})
-    prints = np.stack(
-        [fingerprint_spectrogram(x / np.float32(32_768), GRID.sample_rate_hz) for x in audio]
-    )
-    likeness = prints.astype(np.float32) @ prints.astype(np.float32).T - np.eye(30)
-    assert likeness.max() < 0.99
-    rank = {name: SPLITS.index(split_of(name, 0.6, 0.2)) for name in made}
+    spectrograms = np.stack(
+        [fingerprint_spectrogram(x / np.float32(32_768), GRID.sample_rate_hz) for x in loops]
+    ).astype(np.float32)
+    assert (spectrograms @ spectrograms.T - np.eye(30)).max() < 0.99
+    rank = {name: SPLITS.index(split_of(name, 0.6, 0.2)) for name in audio}
     splits = set()
     for row in rejected:
         number = row["file"][-3:]
-        kept = next(name for name in index["name"] if name.endswith(number))
-        assert row["detail"] == f"of {kept} bar 0"
-        assert {row["file"], kept} == {f"loop/{number}", f"copy/{number}"}
-        assert rank[kept] <= rank[row["file"]]  # the one nearer to training stays
-        splits.add(rank[row["file"]] - rank[kept])
+        stays = next(name for name in index["name"] if name.endswith(number))
+        assert row["detail"] == f"of {stays} bar 0"
+        assert {row["file"], stays} == {f"loop/{number}", f"copy/{number}"}
+        assert rank[stays] <= rank[row["file"]]  # the one nearer to training stays
+        splits.add(rank[row["file"]] - rank[stays])
         assert 0.99 < float(row["value"]) <= 1
     assert len(splits) > 1  # there were pairs that would have straddled
 
 
 def test_adding_a_copy_never_moves_training_material_out_of_training(tmp_path):
-    made = bars(30)
-    told = settings(tmp_path, max_similarity=0.99)
-    prepare_loops(Made(made), tmp_path / "few", RECIPE, **told)
-    prepare_loops(
-        Made(made | {f"a copy/{i:03d}": made[f"loop/{i:03d}"] for i in range(30)}),
-        tmp_path / "many",
-        RECIPE,
-        **told,
-    )
-    few, many = (prepared(tmp_path / name)[1] for name in ("few", "many"))
+    audio = bars(30)
+    copies = {f"a copy/{i:03d}": audio[f"loop/{i:03d}"] for i in range(30)}
+    prepare(GivenSource(audio), tmp_path / "few", max_similarity=0.99)
+    prepare(GivenSource(audio | copies), tmp_path / "many", max_similarity=0.99)
+    few, many = (read_dataset(tmp_path / name)[1] for name in ("few", "many"))
     assert len(few) == len(many) == 30
     before, after = (dict(zip(d["name"].str[-3:], d["split"], strict=True)) for d in (few, many))
     assert all(
@@ -363,10 +374,12 @@ def test_adding_a_copy_never_moves_training_material_out_of_training(tmp_path):
 
 def test_the_artist_in_the_tags_makes_the_group(tmp_path):
     tagged = recording(np.concatenate([bar(50), bar(51)]), author="Ünknown")
-    source = Made(bars(20) | {"a": tagged, "b": recording(bar(52), author="Ünknown")}, author="")
-    source.about |= {"a": {"group": ""}, "b": {"group": ""}, "loop/003": {"group": ""}}
-    prepare_loops(source, tmp_path / "loops", RECIPE, **settings(tmp_path))
-    _, index, _, _ = prepared(tmp_path / "loops")
+    source = GivenSource(
+        bars(20) | {"a": tagged, "b": recording(bar(52), author="Ünknown")}, author=""
+    )
+    source.overrides |= {"a": {"group": ""}, "b": {"group": ""}, "loop/003": {"group": ""}}
+    prepare(source, tmp_path / "loops")
+    _, index, _, _ = read_dataset(tmp_path / "loops")
     index = index.drop_duplicates("name").set_index("name")
     assert index.loc[["a", "b"], "group"].tolist() == ["Ünknown", "Ünknown"]
     assert index.loc[["a", "b"], "author"].tolist() == ["Ünknown", "Ünknown"]
@@ -374,31 +387,30 @@ def test_the_artist_in_the_tags_makes_the_group(tmp_path):
 
 
 def test_an_empty_split_is_refused_with_fractions_that_fill_it(tmp_path):
-    told = settings(tmp_path) | {"train_fraction": 0.98, "validation_fraction": 0.01}
+    fractions = {"train_fraction": 0.98, "validation_fraction": 0.01}
     with pytest.raises(ValueError, match=r"test would be empty.*train_fraction: ") as error:
-        prepare_loops(Made(bars(8)), tmp_path / "loops", RECIPE, **told)
+        prepare(GivenSource(bars(8)), tmp_path / "loops", **fractions)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoints"]
     train, validation = (
         float(str(error.value).split(f"`{name}: ")[1].split("`")[0])
         for name in ("train_fraction", "validation_fraction")
     )
-    told |= {"train_fraction": train, "validation_fraction": validation}
-    assert (
-        min(prepare_loops(Made(bars(8)), tmp_path / "loops", RECIPE, **told)["splits"].values()) > 0
-    )
+    fractions = {"train_fraction": train, "validation_fraction": validation}
+    card = prepare(GivenSource(bars(8)), tmp_path / "loops", **fractions)
+    assert min(card["splits"].values()) > 0
 
 
 def test_two_files_cannot_fill_three_splits(tmp_path):
     with pytest.raises(ValueError, match="three groups are the least"):
-        prepare_loops(Made(bars(2)), tmp_path / "loops", RECIPE, **settings(tmp_path))
+        prepare(GivenSource(bars(2)), tmp_path / "loops")
 
 
 def test_nothing_accepted_is_an_error_and_leaves_what_was_there(tmp_path):
-    prepare_loops(Made(bars(20)), tmp_path / "loops", RECIPE, **settings(tmp_path))
+    prepare(GivenSource(bars(20)), tmp_path / "loops")
     before = (tmp_path / "loops" / "card.json").read_bytes()
-    source = Made({"a": Unreadable("no decoder"), "b": np.zeros(100, np.float32)})
+    source = GivenSource({"a": Unreadable("no decoder"), "b": np.zeros(100, np.float32)})
     with pytest.raises(ValueError, match=r"none of 2 items.*unreadable: 1, silent: 1.*no decoder"):
-        prepare_loops(source, tmp_path / "loops", RECIPE, **settings(tmp_path))
+        prepare(source, tmp_path / "loops")
     assert (tmp_path / "loops" / "card.json").read_bytes() == before
     assert {p.name for p in tmp_path.iterdir()} == {"loops", "checkpoints"}
 
@@ -406,12 +418,12 @@ def test_nothing_accepted_is_an_error_and_leaves_what_was_there(tmp_path):
 def test_a_number_of_workers_that_is_none_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("TECHLOOP_WORKERS", "many")
     with pytest.raises(ValueError, match="TECHLOOP_WORKERS is 'many'"):
-        prepare_loops(Made(bars(3)), tmp_path / "x", RECIPE, **settings(tmp_path, workers=None))
+        prepare(GivenSource(bars(3)), tmp_path / "x", workers=None)
 
 
 def test_a_range_that_is_none_is_refused():
     with pytest.raises(ValueError, match="min_bpm 180 and max_bpm 90"):
-        replace(RECIPE, min_bpm=180.0, max_bpm=90.0)
+        replace(CONFIG, min_bpm=180.0, max_bpm=90.0)
 
 
 def test_a_folder_of_files_becomes_a_dataset(tmp_path):
@@ -423,8 +435,8 @@ def test_a_folder_of_files_becomes_a_dataset(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, np.stack([x, x], axis=1), rate)
     (tmp_path / "in" / "no.mp3").write_text("no audio")
-    prepare_loops(FolderSource(tmp_path / "in"), tmp_path / "loops", RECIPE, **settings(tmp_path))
-    card, index, _, (row,) = prepared(tmp_path / "loops")
+    prepare(FolderSource(tmp_path / "in"), tmp_path / "loops")
+    card, index, _, (row,) = read_dataset(tmp_path / "loops")
     assert (card["loops"], row["file"], row["reason"]) == (48, "no.mp3", "unreadable")
     for name, loops in index.groupby("name"):
         number = int(name.split("/")[1].split(".")[0])

@@ -32,28 +32,28 @@ RUNS = {"read_pickle", "extract", "extractall", "unpack_archive"}
 
 def dangers(code: str) -> list[str]:
     """What in a module may run what is in a file, unpack where it wants, or listen to anyone."""
-    found = []
+    risks = []
     for node in ast.walk(ast.parse(code)):
         match node:
             case ast.Import(names=names):
-                found += [n.name for n in names if n.name.partition(".")[0] in UNPICKLES]
+                risks += [n.name for n in names if n.name.partition(".")[0] in UNPICKLES]
             case ast.ImportFrom(module=str(module)) if module.partition(".")[0] in UNPICKLES:
-                found.append(module)
+                risks.append(module)
             case ast.Call(func=ast.Attribute(attr="load", value=ast.Name(id="torch"))):
-                told = {k.arg: ast.unparse(k.value) for k in node.keywords}
-                if told.get("weights_only") != "True":
-                    found.append("torch.load")
+                keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                if keywords.get("weights_only") != "True":
+                    risks.append("torch.load")
             case ast.Call(func=ast.Name(id="eval" | "exec" as name)):
-                found.append(name)
+                risks.append(name)
             case ast.Call(func=ast.Attribute(attr=name)) if name in RUNS:
-                found.append(name)
+                risks.append(name)
             case ast.keyword(arg="allow_pickle" | "shell", value=ast.Constant(value=True)):
-                found.append(str(node.arg))
+                risks.append(str(node.arg))
             case ast.keyword(arg="typ", value=ast.Constant(value="unsafe")):
-                found.append("typ")
+                risks.append("typ")
             case ast.Constant(value="0.0.0.0"):
-                found.append("0.0.0.0")
-    return found
+                risks.append("0.0.0.0")
+    return risks
 
 
 def test_no_module_can_run_what_is_in_a_file() -> None:
@@ -63,7 +63,7 @@ def test_no_module_can_run_what_is_in_a_file() -> None:
         for f in (ROOT / d).rglob("*.py")
     ]
     assert len(files) > 60
-    assert {f.name: found for f in files if (found := dangers(f.read_text()))} == {}
+    assert {f.name: risks for f in files if (risks := dangers(f.read_text()))} == {}
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_processes_of_preparation_listen_to_this_machine_alone(
     listening: list[str] = []
     make = distributed.LocalCluster
 
-    def watched(**told: Any) -> distributed.LocalCluster:
-        cluster, this = make(**told), psutil.Process()
+    def watched(**settings: Any) -> distributed.LocalCluster:
+        cluster, this = make(**settings), psutil.Process()
         for process in (this, *this.children(recursive=True)):
             sockets = process.net_connections("inet")
             listening.extend(s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN)
@@ -165,7 +165,7 @@ def test_processes_of_preparation_listen_to_this_machine_alone(
 
     monkeypatch.setattr(distributed, "LocalCluster", watched)
     prepare_loops(
-        SynthSource(GRID, 60, 0), tmp_path / "loops", recipe(), **preparation(), workers=2
+        SynthSource(GRID, 60, 0), tmp_path / "loops", GRID, recipe(), **preparation(), workers=2
     )
     assert len(listening) >= 3
     assert set(listening) == {"127.0.0.1"}

@@ -31,8 +31,8 @@ from tests.helpers.params import small_params
 
 vae, loops, folder, checkpoints = map(Path, sys.argv[1:])
 sys.argv[1:] = []
-told = small_params().extract_latents, checkpoints
-run_stage(lambda: extract_latents(vae, loops, folder, *told))
+settings = small_params().extract_latents, checkpoints
+run_stage(lambda: extract_latents(vae, loops, folder, *settings))
 """
 
 
@@ -87,11 +87,16 @@ def test_a_place_that_cannot_be_written_is_named_and_stays(
 ) -> None:
     script = tmp_path / "extraction.py"
     script.write_text(EXTRACTION)
-    told = (audio_vae_folder, loops_folder, tmp_path / "data" / "latents", tmp_path / "checkpoints")
+    paths = (
+        audio_vae_folder,
+        loops_folder,
+        tmp_path / "data" / "latents",
+        tmp_path / "checkpoints",
+    )
 
     def extracted() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, str(script), *map(str, told)],
+            [sys.executable, str(script), *map(str, paths)],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             preexec_fn=without_privileges,
             capture_output=True,

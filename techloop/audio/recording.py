@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -48,21 +49,33 @@ class Recording:
     tags: Tags = field(default_factory=Tags)
 
 
-class Rejected(Exception):
-    """A recording or a bar of it is left out; this becomes a row of the reject table.
+class Rejection(NamedTuple):
+    """Why a recording or a loop of it is left out.
 
-    Args:
-        reason: one word or a few, joined by underscores, that many rows share.
+    Attributes:
+        reason: one word or a few, joined by underscores, that many rejections share.
         detail: a sentence's worth on this one.
-        value: what was found, where it can be said in a number or a word.
+        value: what was measured, as a number or a word; NaN where neither says it.
         limit: what it should have been.
+    """
+
+    reason: str
+    detail: str
+    value: float | str = math.nan
+    limit: float | str = math.nan
+
+
+class Rejected(Exception):
+    """A recording or a loop of it is left out; this becomes a row of the reject table.
+
+    Args: those of `Rejection`, which is its attribute.
     """
 
     def __init__(
         self, reason: str, detail: str, value: float | str = math.nan, limit: float | str = math.nan
     ) -> None:
         super().__init__(detail)
-        self.row = {"reason": reason, "detail": detail, "value": value, "limit": limit}
+        self.rejection = Rejection(reason, detail, value, limit)
 
 
 class Unreadable(Rejected):

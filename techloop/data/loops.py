@@ -1,225 +1,128 @@
-"""Any recording becomes loops on the beat grid: timed, cut at bar lines, cleaned, levelled."""
+"""A recording becomes loops on the beat grid.
 
-import hashlib
+`prepare_item` is the way: read -> estimate_tempo -> cut -> clean -> stretch -> normalise.
+"""
+
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int16
+from jaxtyping import Float, Int16, Int64
 
 from techloop.audio.level import loop_loudness_lufs, loudness_gain_db, remove_dc
-from techloop.audio.recording import Recording, Rejected
+from techloop.audio.recording import Recording, Rejected, Rejection
 from techloop.audio.resample import resample_circle, stretch_circle
 from techloop.audio.seam import SEAM_FADE_S, close_seam
 from techloop.audio.wav import to_int16
-from techloop.data.source import Item
-from techloop.data.tempo import Tempo, find_tempo, stated_tempi
+from techloop.data.rows import LoopRow, RejectRow, hash_of, one_line, reject_row
+from techloop.data.source import Item, Source
+from techloop.data.tempo.beats import Tempo
+from techloop.data.tempo.estimate import find_tempo
+from techloop.data.tempo.stated import stated_tempi
 from techloop.grid import Grid
+from techloop.preparation import PreparationConfig, StretchMethod
 
-if TYPE_CHECKING:
-    from techloop.data.source import Source
-else:  # a protocol that is not checkable at run time, which the tests' checks would stumble over
-    Source = object
-
-SHORTEST_LOOP_S = 0.5  # of what a file marks as its loop
-SHORTEST_REST = 0.05  # beats; what is left over at an end and shorter than this is rounding
-
-LINE_ENDS = str.maketrans({"\r": r"\r", "\n": r"\n"})
-
-Row = dict[str, Any]
+MIN_MARKED_LOOP_S = 0.5  # a shorter loop that a file marks is the sustain of a note
+MIN_REST_BEATS = 0.05  # a shorter rest at an end is rounding
 
 
-@dataclass(frozen=True)
-class PreparationConfig:
-    """What turns a recording into loops; all that a worker needs to know.
-
-    Attributes:
-        grid: where the loops shall lie.
-        min_bpm: lowest tempo a recording is taken to have; others are folded to an octave.
-        max_bpm: highest.
-        min_confidence: a tempo that is less sure than this, in [0, 1], is not taken.
-        tracker: what follows the beats, besides our own search: `librosa`, or `beat_this` where
-            it is installed.
-        stretch: `resample`, where pitch follows tempo, or `preserve_pitch`.
-        loudness_lufs: what loops are normalised to, as far as their peaks allow.
-        silence_lufs: what is less loud before that is left out.
-        max_clipped_share: what has a larger share of its samples cut off is left out.
-        max_dc_offset: what has a larger mean (1 is full scale) is left out; a smaller one is
-            taken away.
-    """
-
-    grid: Grid
-    min_bpm: float = 90.0
-    max_bpm: float = 180.0
-    min_confidence: float = 0.2
-    tracker: Literal["librosa", "beat_this"] = "librosa"
-    stretch: Literal["resample", "preserve_pitch"] = "resample"
-    loudness_lufs: float = -16.0
-    silence_lufs: float = -60.0
-    max_clipped_share: float = 0.05
-    max_dc_offset: float = 0.3
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_bpm < self.max_bpm:
-            raise ValueError(
-                f"min_bpm {self.min_bpm:g} and max_bpm {self.max_bpm:g} are no range of tempi: "
-                "min_bpm must be positive and lower. 90 and 180 is one octave, which gives each "
-                "tempo one place."
-            )
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A loop as it lies in its recording.
+class Span(NamedTuple):
+    """Where a loop lies in its recording, and how clean it is there.
 
     Attributes:
         bar: number of its first bar in the recording.
         start: its first sample.
         end: one past its last.
-        audio: it on the grid, ends joined.
+        dc_offset: mean of its samples, where 1 is full scale.
+        clipped_share: share of its samples at which a channel is clipped.
     """
 
     bar: int
     start: int
     end: int
-    audio: Float[np.ndarray, " loop"]
+    dc_offset: float
+    clipped_share: float
 
 
-def prepare_item(
-    source: Source, item: Item, recipe: PreparationConfig
-) -> tuple[list[Int16[np.ndarray, " samples"]], list[Row], list[Row]]:
-    """The loops of one item, their rows of the index, and the rows of what was left out.
+class Loop(NamedTuple):
+    """A finished loop.
 
-    Never raises: what goes wrong is a row whose `bar` is empty, which is the whole item.
+    Attributes:
+        span: where it lies in its recording.
+        audio: its samples on the grid.
+        loudness_lufs: what it had before the gain.
+        gain_db: what it was given.
     """
-    rejected: list[Row] = []
+
+    span: Span
+    audio: Int16[np.ndarray, " samples"]
+    loudness_lufs: float
+    gain_db: float
+
+
+class RejectedBar(NamedTuple):
+    """Why what begins at a bar of a recording is left out; -1 is before the first bar."""
+
+    bar: int
+    rejection: Rejection
+
+
+class PreparedItem(NamedTuple):
+    """What becomes of an item.
+
+    Attributes:
+        loops: audio of each loop.
+        rows: row of each loop in the index.
+        rejects: rows of what is left out.
+    """
+
+    loops: list[Int16[np.ndarray, " samples"]]
+    rows: list[LoopRow]
+    rejects: list[RejectRow]
+
+
+def prepare_item(source: Source, item: Item, grid: Grid, config: PreparationConfig) -> PreparedItem:
+    """The loops of one item, and what of it is left out and why.
+
+    Never raises: if a step fails, the whole item is one reject, whose `bar` is empty.
+    """
     try:
-        return (*_accept(source, item, recipe, rejected), rejected)
-    except Rejected as whole:
-        row = whole.row
+        recording = read(source, item)
+        tempo = estimate_tempo(recording, item, grid, config)
+        spans, rests = cut(recording, tempo, grid)
+        clean_spans, unclean = clean(spans, config)
+        stretched = stretch(recording, tempo, clean_spans, grid, config.stretch)
+        loops, silent = normalise(stretched, grid, config)
+
+        rows = [_loop_row(source, item, recording, tempo, loop, grid) for loop in loops]
+        rejected = sorted([*rests, *unclean, *silent], key=lambda reject: reject.bar)
+        rejects = [reject_row(item, bar, rejection) for bar, rejection in rejected]
+        return PreparedItem([loop.audio for loop in loops], rows, rejects)
+    except Rejected as error:
+        rejection = error.rejection
     except Exception as error:  # one recording in ten thousand must not cost the others
-        row = Rejected("failed", f"{type(error).__name__}: {error}").row
-    return [], [], [_row(item, "", row)]
+        rejection = Rejection("failed", f"{type(error).__name__}: {error}")
+    return PreparedItem([], [], [reject_row(item, "", rejection)])
 
 
-def cut_loops(
-    x: Float[np.ndarray, " samples"], sample_rate_hz: int, tempo: Tempo, recipe: PreparationConfig
-) -> Iterator[Cut]:
-    """Every whole loop of a recording, stretched to the grid.
-
-    Cut at the bar lines to the sample, ends joined, then stretched as a circle. What is on the
-    grid already comes out as it went in.
-    """
-    grid, lines = recipe.grid, bar_line_samples(x, sample_rate_hz, tempo, recipe.grid)
-    fade = round(SEAM_FADE_S * sample_rate_hz)
-    for bar in range(0, len(lines) - grid.bars, grid.bars):
-        start, end = int(lines[bar]), int(lines[bar + grid.bars])
-        circle = close_seam(x, start, end, fade, circular=tempo.circular)
-        if recipe.stretch == "preserve_pitch":
-            audio = stretch_circle(circle, sample_rate_hz, grid.samples, grid.sample_rate_hz)
-        else:
-            audio = resample_circle(circle, grid.samples)
-        yield Cut(bar, start, end, audio)
-
-
-def bar_line_samples(
-    x: Float[np.ndarray, " samples"], sample_rate_hz: int, tempo: Tempo, grid: Grid
-) -> np.ndarray:
-    """The samples at which bars begin, and the one past the last bar."""
-    lines = tempo.bar_lines_s(len(x) / sample_rate_hz, grid.beats_per_bar)
-    return np.minimum(np.round(lines * sample_rate_hz).astype(int), len(x))
-
-
-def normalise(
-    loop: Float[np.ndarray, " samples"], recipe: PreparationConfig
-) -> tuple[Int16[np.ndarray, " samples"], float, float]:
-    """A loop in 16 bits at the loudness of the recipe; what it had, in LUFS; the gain, in dB.
+def read(source: Source, item: Item) -> Recording:
+    """The recording of an item; only the loop that its file marks, where it marks one.
 
     Raises:
-        Rejected: it is silent.
+        Rejected: the source leaves the item out, or it is unreadable.
     """
-    loop = remove_dc(loop)
-    loudness = loop_loudness_lufs(loop, recipe.grid.sample_rate_hz)
-    if loudness < recipe.silence_lufs:
-        raise Rejected("silent", "LUFS", loudness, recipe.silence_lufs)
-    gain_db = loudness_gain_db(float(np.abs(loop).max()), loudness, recipe.loudness_lufs)
-    return to_int16(loop * np.float32(10 ** (gain_db / 20))), loudness, gain_db
-
-
-def _accept(
-    source: Source, item: Item, recipe: PreparationConfig, rejected: list[Row]
-) -> tuple[list[Int16[np.ndarray, " samples"]], list[Row]]:
-    """Loops and rows of an item that is not rejected as a whole; its bars that are go to a list."""
-    if item.left_out:
-        raise Rejected(*item.left_out)
-    recording, grid = _read(source, item), recipe.grid
-    x, rate = recording.samples, recording.rate_hz
-    tempo = _tempo(recording, item, recipe)
-    author = item.author or recording.tags.author
-    about: Row = {
-        "name": text(item.name),
-        "group": text(item.group or author or item.name),
-        "source": source.name,
-        "author": text(author),
-        "licence": text(item.licence),
-        "url": text(item.url),
-        "bpm_source": tempo.source,
-        "bpm_confidence": float(tempo.confidence),
-        "bpm_evidence": text(tempo.evidence),
-        "downbeat_s": float(tempo.downbeat_s),
-        "duration_s": len(x) / rate,
-    }
-    factors = {f"factor_{key}": float(value) for key, value in item.factors.items()}
-    loops: list[np.ndarray] = []
-    rows: list[Row] = []
-    lines = bar_line_samples(x, rate, tempo, grid)
-    last = (len(lines) - 1) // grid.bars * grid.bars
-    if last < grid.bars:
-        beats = (len(x) / rate - tempo.downbeat_s) * tempo.bpm / 60
-        raise _too_short(beats, grid)
-    _note_rest(item, -1, lines[0] / rate * tempo.bpm / 60, grid, rejected)
-    for cut in cut_loops(x, rate, tempo, recipe):
-        try:
-            dc = float(x[cut.start : cut.end].mean(dtype=np.float64))
-            clipped = _clipped_share(recording, cut)
-            _check_clean(dc, clipped, recipe)
-            audio, loudness, gain_db = normalise(cut.audio, recipe)
-        except Rejected as left_out:
-            rejected.append(_row(item, cut.bar, left_out.row))
-            continue
-        bpm = tempo.bpm if tempo.steady else 60 * grid.beats * rate / (cut.end - cut.start)
-        loops.append(audio)
-        rows.append(
-            {
-                "loop_id": digest(f"{source.name}/{item.name}#{cut.bar}").hex()[:16],
-                **about,
-                "bpm": float(bpm),
-                "stretch_ratio": float(bpm / grid.bpm),
-                "bar_in_source": cut.bar,
-                "loudness_lufs": loudness,
-                "dc_offset": dc,
-                "clipped_share": clipped,
-                "gain_db": gain_db,
-                **factors,
-            }
-        )
-    _note_rest(item, last, (len(x) - lines[last]) / rate * tempo.bpm / 60, grid, rejected)
-    return loops, rows
-
-
-def _read(source: Source, item: Item) -> Recording:
-    """An item, of which only the loop is taken that its file marks, where that is a part of it."""
+    if item.rejection:
+        raise Rejected(*item.rejection)
     try:
         recording = source.read(item)
     except Rejected:
         raise
-    except Exception as error:  # whatever a decoder stumbles over, the other files go on
+    except Exception as error:  # whatever a decoder raises, the other files are prepared
         raise Rejected("unreadable", str(error) or type(error).__name__) from error
     start, end = recording.tags.loop or (0, 0)
-    if (end - start) / recording.rate_hz < SHORTEST_LOOP_S:
-        # No mark at all, or a note's sustain.
+    if (end - start) / recording.rate_hz < MIN_MARKED_LOOP_S:
         return replace(recording, tags=replace(recording.tags, loop=None))
     inside = (recording.clipped >= start) & (recording.clipped < end)
     return replace(
@@ -229,75 +132,181 @@ def _read(source: Source, item: Item) -> Recording:
     )
 
 
-def _tempo(recording: Recording, item: Item, recipe: PreparationConfig) -> Tempo:
-    """The tempo of an item that is music, long and loud enough to have one, and in the meter."""
-    x, rate, tags, grid = recording.samples, recording.rate_hz, recording.tags, recipe.grid
-    if not len(x) or x.min() == x.max():  # copies of two hours would be gigabytes
-        raise Rejected("silent", "every sample is the same", -math.inf, recipe.silence_lufs)
+def estimate_tempo(
+    recording: Recording, item: Item, grid: Grid, config: PreparationConfig
+) -> Tempo:
+    """The tempo of a recording and where its bars begin.
+
+    Raises:
+        Rejected: the recording is silent, too short to hold a loop or to have a tempo, in another
+            meter than the grid's, a single hit, or its tempo is uncertain.
+    """
+    x, rate, tags = recording.samples, recording.rate_hz, recording.tags
+    if not len(x) or x.min() == x.max():  # hours of silence would take gigabytes later on
+        raise Rejected("silent", "every sample is the same", -math.inf, config.silence_lufs)
     meter = item.beats_per_bar or tags.beats_per_bar
     if meter and meter != grid.beats_per_bar:
-        stated, ours = float(meter), float(grid.beats_per_bar)
-        raise Rejected("other_meter", "beats a bar, as stated", stated, ours)
-    shortest_s = grid.beats * 60 / recipe.max_bpm
+        limit = float(grid.beats_per_bar)
+        raise Rejected("other_meter", "beats a bar, as stated", float(meter), limit)
+    shortest_s = grid.beats * 60 / config.max_bpm
     if item.bpm is None and len(x) / rate < 0.99 * shortest_s:
-        raise _too_short(len(x) / rate / 60 * recipe.max_bpm, grid)
+        raise _too_short(len(x) / rate / 60 * config.max_bpm, grid)
     return find_tempo(
         x,
         rate,
         stated=stated_tempi(item, tags, len(x) / rate),
         exact=True if tags.loop and item.exact is None else item.exact,
-        min_bpm=recipe.min_bpm,
-        max_bpm=recipe.max_bpm,
-        min_confidence=recipe.min_confidence,
+        min_bpm=config.min_bpm,
+        max_bpm=config.max_bpm,
+        min_confidence=config.min_confidence,
         beats_per_bar=grid.beats_per_bar,
-        tracker=recipe.tracker,
+        tracker=config.tracker,
     )
 
 
-def _check_clean(dc_offset: float, clipped_share: float, recipe: PreparationConfig) -> None:
-    """Refuse what a converter or a too hot master has spoilt."""
-    if abs(dc_offset) > recipe.max_dc_offset:
-        raise Rejected("dc_offset", "mean, 1 is full scale", dc_offset, recipe.max_dc_offset)
-    if clipped_share > recipe.max_clipped_share:
-        raise Rejected(
-            "clipped", "share of samples cut off", clipped_share, recipe.max_clipped_share
+def cut(recording: Recording, tempo: Tempo, grid: Grid) -> tuple[list[Span], list[RejectedBar]]:
+    """Every whole loop of a recording, from bar line to bar line, and the rests at both ends.
+
+    Raises:
+        Rejected: no whole loop fits.
+    """
+    x, rate = recording.samples, recording.rate_hz
+    lines = bar_line_samples(recording, tempo, grid)
+    end = (len(lines) - 1) // grid.bars * grid.bars
+    if end < grid.bars:
+        raise _too_short((len(x) / rate - tempo.downbeat_s) * tempo.bpm / 60, grid)
+    spans = [
+        _span(recording, bar, int(lines[bar]), int(lines[bar + grid.bars]))
+        for bar in range(0, end, grid.bars)
+    ]
+    before_beats = lines[0] / rate * tempo.bpm / 60
+    after_beats = (len(x) - lines[end]) / rate * tempo.bpm / 60
+    rests = [
+        RejectedBar(
+            bar,
+            Rejection("incomplete", f"beats {where}", round(float(beats), 3), float(grid.beats)),
         )
+        for bar, beats, where in (
+            (-1, before_beats, "before the first bar"),
+            (end, after_beats, "after the last whole loop"),
+        )
+        if beats > MIN_REST_BEATS
+    ]
+    return spans, rests
 
 
-def _clipped_share(recording: Recording, cut: Cut) -> float:
-    """The share of a cut's samples at which a channel is cut off."""
-    first, last = np.searchsorted(recording.clipped, (cut.start, cut.end))
-    return float(last - first) / (cut.end - cut.start)
+def clean(spans: Sequence[Span], config: PreparationConfig) -> tuple[list[Span], list[RejectedBar]]:
+    """The loops that neither a converter's offset nor clipping has spoilt, and the others."""
+    clean_spans, rejected = [], []
+    for span in spans:
+        if abs(span.dc_offset) > config.max_dc_offset:
+            rejection = Rejection(
+                "dc_offset", "mean, 1 is full scale", span.dc_offset, config.max_dc_offset
+            )
+            rejected.append(RejectedBar(span.bar, rejection))
+        elif span.clipped_share > config.max_clipped_share:
+            rejection = Rejection(
+                "clipped", "share of samples cut off", span.clipped_share, config.max_clipped_share
+            )
+            rejected.append(RejectedBar(span.bar, rejection))
+        else:
+            clean_spans.append(span)
+    return clean_spans, rejected
+
+
+def stretch(
+    recording: Recording, tempo: Tempo, spans: Iterable[Span], grid: Grid, method: StretchMethod
+) -> Iterator[tuple[Span, Float[np.ndarray, " samples"]]]:
+    """The audio of each loop on the grid, one at a time, as those of two hours would fill memory.
+
+    Each is cut to the sample, its ends are joined, and it is stretched as a circle. A loop that is
+    on the grid already stays as it is.
+
+    Args:
+        recording: what they lie in.
+        tempo: of the recording.
+        spans: where they lie.
+        grid: where they shall lie.
+        method: as `PreparationConfig.stretch`.
+    """
+    fade = round(SEAM_FADE_S * recording.rate_hz)
+    for span in spans:
+        circle = close_seam(recording.samples, span.start, span.end, fade, circular=tempo.circular)
+        if method == "preserve_pitch":
+            rates_hz = recording.rate_hz, grid.sample_rate_hz
+            yield span, stretch_circle(circle, rates_hz[0], grid.samples, rates_hz[1])
+        else:
+            yield span, resample_circle(circle, grid.samples)
+
+
+def normalise(
+    loops: Iterable[tuple[Span, Float[np.ndarray, " samples"]]],
+    grid: Grid,
+    config: PreparationConfig,
+) -> tuple[list[Loop], list[RejectedBar]]:
+    """The loops without DC, at the config's loudness and in 16 bits; and those that are silent."""
+    normalised, rejected = [], []
+    for span, audio in loops:
+        audio = remove_dc(audio)
+        loudness = loop_loudness_lufs(audio, grid.sample_rate_hz)
+        if loudness < config.silence_lufs:
+            rejection = Rejection("silent", "LUFS", loudness, config.silence_lufs)
+            rejected.append(RejectedBar(span.bar, rejection))
+            continue
+        gain_db = loudness_gain_db(float(np.abs(audio).max()), loudness, config.loudness_lufs)
+        louder = to_int16(audio * np.float32(10 ** (gain_db / 20)))
+        normalised.append(Loop(span, louder, loudness, gain_db))
+    return normalised, rejected
+
+
+def bar_line_samples(recording: Recording, tempo: Tempo, grid: Grid) -> Int64[np.ndarray, " lines"]:
+    """The sample at which each whole bar begins, and the one past the last bar."""
+    samples, rate = len(recording.samples), recording.rate_hz
+    lines_s = tempo.bar_lines_s(samples / rate, grid.beats_per_bar)
+    lines: np.ndarray = np.minimum(np.round(lines_s * rate).astype(int), samples)
+    return lines
+
+
+def _span(recording: Recording, bar: int, start: int, end: int) -> Span:
+    """A loop from one sample to another."""
+    mean = recording.samples[start:end].mean(dtype=np.float64)
+    first, last = np.searchsorted(recording.clipped, (start, end))
+    return Span(bar, start, end, float(mean), float(last - first) / (end - start))
 
 
 def _too_short(beats: float, grid: Grid) -> Rejected:
-    """The reason where no whole loop fits into a recording."""
+    """The reason why no whole loop fits into a recording."""
     reason = "shorter_than_a_bar" if beats < grid.beats_per_bar else "shorter_than_a_loop"
     detail = "beats from the first downbeat to the end, at the tempo found or else at the highest"
     return Rejected(reason, detail, round(beats, 3), float(grid.beats))
 
 
-def _note_rest(item: Item, bar: int, beats: float, grid: Grid, rejected: list[Row]) -> None:
-    """A row for what lies before the first bar or after the last whole loop."""
-    if beats > SHORTEST_REST:
-        where = "before the first bar" if bar < 0 else "after the last whole loop"
-        row = Rejected(
-            "incomplete", f"beats {where}", round(float(beats), 3), float(grid.beats)
-        ).row
-        rejected.append(_row(item, bar, row))
-
-
-def _row(item: Item, bar: int | str, reason: Row) -> Row:
-    """A row of the reject table; its text can be written in any case."""
-    row = {"file": item.name, "bar": bar, **reason}
-    return {key: text(value) if isinstance(value, str) else value for key, value in row.items()}
-
-
-def digest(name: str) -> bytes:
-    """SHA-256 of a name, also of one in no valid encoding."""
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-
-
-def text(name: str) -> str:
-    """The same as a line of a table can hold it: names on disk may be in no valid encoding."""
-    return name.encode("utf-8", "backslashreplace").decode().translate(LINE_ENDS)
+def _loop_row(
+    source: Source, item: Item, recording: Recording, tempo: Tempo, loop: Loop, grid: Grid
+) -> LoopRow:
+    """The row of a loop in the index."""
+    rate, span = recording.rate_hz, loop.span
+    author = item.author or recording.tags.author
+    bpm = tempo.bpm if tempo.steady else 60 * grid.beats * rate / (span.end - span.start)
+    return LoopRow(
+        loop_id=hash_of(f"{source.name}/{item.name}#{span.bar}").hex()[:16],
+        name=one_line(item.name),
+        group=one_line(item.group or author or item.name),
+        source=source.name,
+        author=one_line(author),
+        licence=one_line(item.licence),
+        url=one_line(item.url),
+        bpm_source=tempo.source,
+        bpm_confidence=float(tempo.confidence),
+        bpm_evidence=one_line(tempo.evidence),
+        downbeat_s=float(tempo.downbeat_s),
+        duration_s=len(recording.samples) / rate,
+        bpm=float(bpm),
+        stretch_ratio=float(bpm / grid.bpm),
+        bar_in_source=span.bar,
+        loudness_lufs=loop.loudness_lufs,
+        dc_offset=span.dc_offset,
+        clipped_share=span.clipped_share,
+        gain_db=loop.gain_db,
+        factors={name: float(value) for name, value in item.factors.items()},
+    )

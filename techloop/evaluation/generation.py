@@ -23,7 +23,7 @@ from techloop.audio.descriptors import UNITS, loop_descriptors, onset_strength, 
 from techloop.audio.spectral import log_mel
 from techloop.audio.wav import write_loop
 from techloop.data.datasets import LoopDataset
-from techloop.data.tempo import librosa_tempo
+from techloop.data.tempo.librosa_tempo import librosa_tempo
 from techloop.grid import Grid
 from techloop.instrument import Instrument
 from techloop.reporting.plots import distance_histogram, scatter, spectrogram_grid

@@ -4,12 +4,13 @@ import errno
 import io
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from techloop.data.loops import PreparationConfig
 from techloop.grid import Grid
 from techloop.params import AudioVAECell, Params, load_params
+from techloop.preparation import PreparationConfig
 
 ROOT = Path(__file__).parents[2]
 GRID = Grid()
@@ -41,12 +42,11 @@ def small_params() -> Params:
 
 def recipe(**changes: Any) -> PreparationConfig:
     """The repository's, with changes."""
-    told = small_params().prepare_loops.recipe.model_dump()
-    return PreparationConfig(**{"grid": GRID, **told, **changes})
+    return replace(small_params().prepare_loops.recipe, **changes)
 
 
 def preparation() -> dict[str, Any]:
-    """What `prepare_loops` is told besides source, folder, recipe and checkpoints."""
+    """What `prepare_loops` is told besides source, folder, grid, recipe and checkpoints."""
     section = small_params().prepare_loops
     told = section.model_dump(include={"train_fraction", "validation_fraction", "max_similarity"})
     return {**told, "shard_mb": 1, "seed": 0}

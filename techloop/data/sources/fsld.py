@@ -37,7 +37,7 @@ from upath import UPath
 from urllib3.util import Retry
 
 from techloop.audio.io import read_audio
-from techloop.audio.recording import Recording, Unreadable
+from techloop.audio.recording import Recording, Rejection, Unreadable
 from techloop.data.source import Item
 
 TOP = "FSL10K"
@@ -104,7 +104,7 @@ class FSLDSource:
             raise ValueError(f"fsld: no tempo is from {min_bpm:g} to {max_bpm:g} BPM")
 
     def items(self) -> list[Item]:
-        """Every WAV, sorted by name; those that a filter or a listener drops have `left_out`.
+        """Every WAV, sorted by name; those that a filter or a listener drops have a `rejection`.
 
         A WAV without metadata, and one that nobody judged, is an item of which less is known.
 
@@ -142,9 +142,9 @@ class FSLDSource:
                 exact=all(cuts) if cuts else None,
                 size_bytes=size_bytes,
                 version=version,
-                left_out=None
+                rejection=None
                 if climbs
-                else self._left_out(licence, _genres(kept), bpm, said, kept),
+                else self._rejection(licence, _genres(kept), bpm, said, kept),
             )
             items.append(item)
         return sorted(items, key=lambda item: item.name)
@@ -182,26 +182,32 @@ class FSLDSource:
                     f"{', '.join(sorted(known)) or 'none, as there are no annotations'}"
                 )
 
-    def _left_out(
+    def _rejection(
         self,
         licence: str,
         genres: set[str],
         bpm: float | None,
         said: list[Judgement],
         kept: list[Judgement],
-    ) -> tuple[str, str, float | str, float | str] | None:
+    ) -> Rejection | None:
         if len(kept) < len(said):
             against = f"{len(said) - len(kept)} of {len(said)}"
-            return "discarded", "a listener says that it is no loop", against, "0"
+            return Rejection("discarded", "a listener says that it is no loop", against, "0")
         if self.licences and not any(_is_licence(licence, wanted) for wanted in self.licences):
             limit = ", ".join(self.licences)
-            return "licence", "not among the licences asked for", licence or "unknown", limit
+            return Rejection(
+                "licence", "not among the licences asked for", licence or "unknown", limit
+            )
         if self.genres and not any(_is_genre(g, wanted) for g in genres for wanted in self.genres):
             found = ", ".join(sorted(genres)) or "unknown"
-            return "genre", "not among the genres asked for", found, ", ".join(self.genres)
+            return Rejection(
+                "genre", "not among the genres asked for", found, ", ".join(self.genres)
+            )
         if bpm is not None and not self.min_bpm <= bpm <= self.max_bpm:
             limit = f"{self.min_bpm:g} to {self.max_bpm:g}"
-            return "tempo", "its annotated tempo is outside of those asked for", bpm, limit
+            return Rejection(
+                "tempo", "its annotated tempo is outside of those asked for", bpm, limit
+            )
         return None
 
 

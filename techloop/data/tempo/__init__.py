@@ -1,0 +1,1 @@
+"""How fast a recording is and where its bars begin; `estimate.find_tempo` puts it all together."""
