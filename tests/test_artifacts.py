@@ -44,7 +44,7 @@ def test_json_round_trip_with_what_json_cannot_say(tmp_path: Path) -> None:
 
 
 def test_json_that_is_not_there_or_damaged(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no complete artifact.*dvc repro"):
+    with pytest.raises(ValueError, match=r"not a complete artifact.*dvc repro"):
         read_json(tmp_path / "card.json")
     atomic_write(tmp_path / "card.json", '{"half":')
     with pytest.raises(ValueError, match="is damaged"):
