@@ -255,8 +255,8 @@ def test_pulse_clarity_from_a_comb_to_nothing():
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        (torch.zeros(1, GRID.samples + 1), "no whole number of hops"),
-        (torch.zeros(1, 0), "no whole number of hops"),
+        (torch.zeros(1, GRID.samples + 1), "not a whole number of hops"),
+        (torch.zeros(1, 0), "not a whole number of hops"),
         (torch.full((1, GRID.samples), math.nan), "NaN or infinity"),
     ],
 )

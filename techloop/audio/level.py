@@ -21,7 +21,7 @@ def remove_dc(x: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]
 
 @functools.cache
 def _meter(sample_rate_hz: int) -> "Meter":
-    """A loudness meter, cached per sample rate: designing its filters costs more than using them."""
+    """A loudness meter, cached: designing its filters costs more than using them."""
     from pyloudnorm import Meter  # a late import, as it takes a second or two
 
     return Meter(sample_rate_hz)

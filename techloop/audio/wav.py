@@ -24,7 +24,7 @@ def write_loop(
     bpm: float,
     beats: int,
 ) -> None:
-    """Write a 16-bit WAV whose chunks tell samplers to loop all of it (`smpl`) and its tempo (`acid`).
+    """Write a 16-bit WAV that samplers loop over its whole length (`smpl`) at its tempo (`acid`).
 
     The file appears complete or not at all. A loop with samples beyond [-1, 1] is turned down.
 
