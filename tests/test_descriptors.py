@@ -21,7 +21,7 @@ from techloop.audio.descriptors import (
     onsets,
     pulse_clarity,
 )
-from techloop.data.sources.synth import SynthSource
+from techloop.data.sources.synth.source import SynthSource
 from techloop.grid import Grid
 
 GRID = Grid()
