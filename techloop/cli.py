@@ -209,7 +209,7 @@ def fetch_fsld(
 ) -> None:
     """Download the Freesound Loop Dataset (9 GB), or go on with it."""
     with _paragraphs():
-        from techloop.data.sources.fsld import download_fsld
+        from techloop.data.sources.fsld.download import download_fsld
 
         typer.echo(download_fsld(folder))
 

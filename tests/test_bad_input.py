@@ -32,7 +32,7 @@ from techloop.data.build import prepare_loops
 from techloop.data.loops import prepare_item
 from techloop.data.source import Item
 from techloop.data.sources.folder import FolderSource
-from techloop.data.sources.fsld import FSLDSource
+from techloop.data.sources.fsld.source import FSLDSource
 from tests.helpers.datasets import contents
 from tests.helpers.params import ROOT, FullDisk
 from tests.helpers.sources import GRID, RECIPE, bar, prepared, rows_of, settings

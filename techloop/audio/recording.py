@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -48,14 +49,26 @@ class Recording:
     tags: Tags = field(default_factory=Tags)
 
 
-class Rejected(Exception):
-    """A recording or a bar is left out of the dataset; this becomes a row of the reject table.
+class Rejection(NamedTuple):
+    """Why a recording or a loop of it is left out of the dataset.
 
-    Args:
-        reason: a category in snake case, shared by many rows.
+    Attributes:
+        reason: a category in snake case, shared by many rows of the reject table.
         detail: an explanation of this case.
-        value: the measured number or word, where there is one.
+        value: the measured number or word; NaN where there is none.
         limit: the bound that the value breaks.
+    """
+
+    reason: str
+    detail: str
+    value: float | str = math.nan
+    limit: float | str = math.nan
+
+
+class Rejected(Exception):
+    """A recording or a loop of it is left out; this becomes a row of the reject table.
+
+    Args: those of `Rejection`.
     """
 
     def __init__(
