@@ -397,7 +397,7 @@ def test_prepare_makes_a_dataset_that_inspect_opens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        (("absent", "out"), "absent is no folder"),
+        (("absent", "out"), "absent is not a folder"),
         (("in", "out", "--bpm", "126"), "nearest tempi that are"),
         (("in", "out"), "holds no audio"),
     ],
