@@ -36,8 +36,8 @@ def write_loop(
         beats: the length of the samples, in beats.
 
     Raises:
-        ValueError: there are no samples, some are NaN or infinite, or they are not `beats` beats
-            long at `bpm`.
+        ValueError: `samples` is empty, holds NaN or infinities, or is not `beats` beats long at
+            `bpm`.
     """
     if not samples.size or not np.isfinite(samples).all():
         raise ValueError(
