@@ -259,9 +259,7 @@ def test_a_file_that_vanished_is_unreadable(tmp_path):
     (tmp_path / "x.wav").unlink()
     with pytest.raises(Unreadable, match=r"x\.wav") as error:
         source.read(item)
-    assert str(tmp_path) not in str(
-        error.value
-    )  # it does not depend on the folder
+    assert str(tmp_path) not in str(error.value)  # it does not depend on the folder
 
 
 def test_a_folder_without_audio_is_refused(tmp_path):

@@ -104,7 +104,7 @@ class LoopDataset(_IndexedFolder[Tensor]):
         return out / np.float32(INT16_SCALE)
 
     def reader(self, device: torch.device) -> Callable[[Sequence[int]], Float[Tensor, "n samples"]]:
-        """A function that gives the loops of some rows on a device, float32, without waiting for it.
+        """A function from rows to their loops on a device, float32; it does not wait for the copy.
 
         The whole dataset is kept on a GPU where it takes less than a quarter of its free memory.
         Otherwise each batch is read from the files and copied.
@@ -201,7 +201,7 @@ class LatentDataset(_IndexedFolder[tuple[Tensor, Tensor]]):
         return shards
 
     def _selected(self, mu: Tensor, sigma: Tensor, shard: int) -> tuple[Tensor, Tensor]:
-        """Posteriors of a shard, checked to be finite: their chosen dimensions, whitened if asked."""
+        """The chosen dimensions of posteriors, whitened if asked; checked to be finite."""
         # A sum takes one pass, and NaN or infinity in it stays.
         if not math.isfinite(mu.sum() + sigma.sum()):
             path = self.folder / self.card["shards"][shard]["file"]
