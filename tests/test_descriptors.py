@@ -207,7 +207,7 @@ def test_onsets_and_kicks_are_detected_in_place(positions):
         at = frames[0].nonzero()[:, 0].numpy()
         at = np.where(
             at > GRID.frames - 5, at - GRID.frames, at
-        )  # detected before the wrap, early by a window
+        )  # early, so before the wrap
         assert np.sort(at) == pytest.approx(expected, abs=GRID.frames / GRID.steps / 4)
 
 
