@@ -193,7 +193,7 @@ class LatentDataset(_IndexedFolder[tuple[Tensor, Tensor]]):
             for key, value in expected.items():
                 if header.get(key) != value:
                     raise ValueError(
-                        f"{path} has {key} {header.get(key)}, but {self.folder / 'card.json'} has "
+                        f"{path} has {key} {header.get(key)} but {self.folder / 'card.json'} has "
                         f"{value}: files of two runs are mixed. `dvc checkout dvc.yaml` restores "
                         "the folder, `dvc repro` writes it again."
                     )
