@@ -18,6 +18,7 @@ LAYERS = (
         "techloop.params",
         "techloop.preparation",
         "techloop.artifacts",
+        "techloop.allocator",
         "techloop.closure",
         "techloop.metric",
     },
