@@ -6,8 +6,8 @@ from stages import run_stage
 from techloop.data.build import prepare_loops
 from techloop.data.source import Source
 from techloop.data.sources.folder import FolderSource
-from techloop.data.sources.fsld import FSLDSource
-from techloop.data.sources.synth import SynthSource
+from techloop.data.sources.fsld.source import FSLDSource
+from techloop.data.sources.synth.source import SynthSource
 from techloop.params import Params, load_params
 from techloop.tracking.run import track
 

@@ -18,15 +18,14 @@ import numpy as np
 
 from techloop.artifacts import atomic_write, read_json, write_json
 from techloop.audio.io import read_audio
+from techloop.data.loops_folder import LoopsFolder, open_loops
 from techloop.data.summary import (
     Histogram,
-    LoopsFolder,
     duration,
     families,
     histograms,
     least_sure,
     nice_step,
-    open_loops,
     reasons,
     tempo_sources,
     ticks,
