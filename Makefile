@@ -73,9 +73,9 @@ format: .venv/installed
 	$(BIN)/jupytext --quiet --sync notebooks/vae_mnist.ipynb
 	$(BIN)/jupyter nbconvert --log-level ERROR --clear-output --inplace notebooks/vae_mnist.ipynb
 
-lock: .venv/installed  ## after a change of requirements*.in
+lock: .venv/installed  ## after a change of pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
-		--generate-hashes --no-header requirements.in requirements-dev.in -o requirements.lock
+		--generate-hashes --no-header pyproject.toml --extra pipeline --group dev -o requirements.lock
 
 # It ends with the same code after findings, which it prints, and where it could not look them up.
 audit: .venv/installed  ## requirements.lock among the known vulnerabilities; needs the internet
