@@ -16,7 +16,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 # What Prefect keeps, it keeps in the checkout.
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
-.PHONY: demo check study notebook ui server sweep test lint format docs lock audit clean help
+.PHONY: demo check study notebook ui server test lint format deps lock audit sweep clean
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit(f'techloop needs Python 3.11 to 3.13; {sys.executable} is {sys.version.split()[0]}. Name another one: make PYTHON=python3.12 ...')"
@@ -41,6 +41,11 @@ study: .venv/installed  ## every combination of the study, then its table and fi
 notebook: .venv/installed  ## VAEs on images: the notebook, run and laid out
 	$(BIN)/dvc repro notebooks/dvc.yaml
 	@echo "$(CURDIR)/reports/vae_mnist.html"
+
+.PHONY: docs help
+docs: .venv/installed  ## docs/ and the reference of every module as pages, in site/
+	$(BIN)/mkdocs build --quiet --strict
+	@echo "$(CURDIR)/site/index.html"
 
 ui: .venv/installed  ## every run in MLflow's UI, on this machine alone; another port: make ui PORT=5001
 	@$(BIN)/python -m stages.ui $(PORT)
@@ -73,9 +78,8 @@ format: .venv/installed  ## what ruff mends by itself, and the notebook in step 
 	$(BIN)/jupytext --quiet --sync notebooks/vae_mnist.ipynb
 	$(BIN)/jupyter nbconvert --log-level ERROR --clear-output --inplace notebooks/vae_mnist.ipynb
 
-docs: .venv/installed  ## docs/ and the reference of every module as pages, in site/
-	$(BIN)/mkdocs build --quiet --strict
-	@echo "$(CURDIR)/site/index.html"
+deps: .venv/installed  ## after a change of imports: the code that each stage of dvc.yaml depends on
+	$(BIN)/python -m techloop.pipeline.deps
 
 lock: .venv/installed  ## after a change of pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \

@@ -18,7 +18,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """The public classes, imported on first use: torch takes seconds."""
+    """The public classes, imported on first use: importing torch takes seconds."""
     if name not in _MODULES:
         raise AttributeError(f"module 'techloop' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
