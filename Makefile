@@ -38,7 +38,7 @@ study: .venv/installed  ## every combination of the study, then its table and fi
 	$(BIN)/dvc repro study/dvc.yaml
 	@echo "$(CURDIR)/reports/study/summary/study.png"
 
-notebook: .venv/installed  ## VAEs on images: the notebook, run and laid out
+notebook: .venv/installed  ## runs the notebook, VAEs on images, and writes its page
 	$(BIN)/dvc repro notebooks/dvc.yaml
 	@echo "$(CURDIR)/reports/vae_mnist.html"
 
@@ -71,7 +71,7 @@ lint: .venv/installed  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/installed  ## what ruff mends by itself, and the notebook in step with its script
+format: .venv/installed  ## what ruff can fix, and the notebook and its script brought together
 	$(BIN)/jupytext --quiet --sync notebooks/vae_mnist.ipynb
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
