@@ -22,8 +22,8 @@ def crest_factor_db(audio: Float[np.ndarray, "n samples"]) -> float:
     A silent loop has none and is left out; nan where every loop is silent.
     """
     peak, rms = np.abs(audio).max(1), np.sqrt(np.square(audio).mean(1))
-    audible = peak > 0
-    return float((20 * np.log10(peak[audible] / rms[audible])).mean()) if audible.any() else math.nan
+    loud = peak > 0
+    return float((20 * np.log10(peak[loud] / rms[loud])).mean()) if loud.any() else math.nan
 
 
 def main(model: Path, loops: Path, out: Path = Path("metrics.json"), n: int = 32) -> None:
