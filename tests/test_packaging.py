@@ -13,11 +13,13 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from techloop import __version__
+from techloop import Instrument, __version__
+from techloop.artifacts import write_json
 from techloop.audio.wav import write_loop
 from tests.helpers.datasets import kicks
 from tests.helpers.params import GRID
@@ -136,10 +138,22 @@ def test_base_dependencies_play_a_model_folder(
     a, b = (str(tmp_path / f"{name} {GRID.bpm:g}bpm.wav") for name in "ab")
     for file, audio in zip((a, b), kicks(2), strict=True):
         write_loop(Path(file), audio, GRID.sample_rate_hz, GRID.bpm, GRID.beats)
+    instrument = Instrument.load(latent_vae_folder)
+    control = {
+        "descriptor": "centroid_hz",
+        "unit": "Hz",
+        "interval": [90.0, 110.0],
+        "gains": {"centroid_hz": 100.0},
+        "direction": np.eye(*instrument.point_shape).tolist(),
+    }
+    controls = {"latent_vae": instrument.fingerprint, "controls": {"brighter": control}}
+    write_json(tmp_path / "controls.json", controls)
+    moved = ["--set", "brighter=+1.5", "--controls", str(tmp_path / "controls.json")]
     out = tmp_path / "out"
     options = ["--out", str(out), "--model", str(latent_vae_folder)]
     commands = [
         ["generate", "--loops", "2", "--seed", "1", *options],
+        ["generate", "--loops", "1", "--seed", "2", *moved, *options],
         ["walk", "--bars", "2", *options],
         ["reconstruct", a, *options],
         ["morph", a, b, "--bars", "2", *options],
@@ -148,7 +162,7 @@ def test_base_dependencies_play_a_model_folder(
     assert run.returncode == 0, run.stderr
     wavs = sorted(out.glob("*.wav"))
     assert [wav.name.partition("-")[0] for wav in wavs] == [
-        *("generate", "generate", "morph", "reconstruct", "walk")
+        *("generate", "generate", "generate", "morph", "reconstruct", "walk")
     ]
     for wav in wavs:
         assert json.loads(wav.with_suffix(".json").read_text())["techloop"] == __version__
