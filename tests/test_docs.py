@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([*TOP.glob("*.md"), *TOP.glob("docs/*.md"), *TOP.glob("*/README.md")])
+DOCUMENTS = sorted([*TOP.glob("*.md"), *TOP.glob("docs/*.md"), *TOP.glob("[!.]*/README.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(
     r"`((?:techloop|stages|tests|docs|examples|profiles|cluster|benchmarks)/[\w/.@-]+\.\w+)`"

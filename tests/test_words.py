@@ -83,8 +83,8 @@ def complaints(file: Path) -> list[str]:
 def readable_files() -> list[Path]:
     """All code and prose that people read."""
     code = [file for folder in FOLDERS for file in (TOP / folder).rglob("*.py")]
-    prose = [TOP / "params.yaml", *TOP.glob("*.md"), *TOP.glob("*/*.md"), *TOP.glob("data/raw/*.md")]
-    prose += [*TOP.glob("profiles/*.yaml")]
+    prose = [TOP / "params.yaml", *TOP.glob("*.md"), *TOP.glob("[!.]*/*.md")]
+    prose += [*TOP.glob("data/raw/*.md"), *TOP.glob("profiles/*.yaml")]
     prose += [*TOP.glob("techloop/reporting/templates/*")]
     this = Path(__file__)
     return sorted(file for file in (*code, *prose) if file.is_file() and file != this)
