@@ -18,7 +18,7 @@ def main(memory_gb: str = "24") -> None:
     """
     if not memory_gb.isdecimal() or not int(memory_gb):
         raise ValueError(
-            f"GB must be a positive whole number, as in: make check GB=16; got {memory_gb!r}"
+            f"GB must be a positive whole number, as in `make check GB=16`, got {memory_gb!r}"
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before PyTorch is imported
     from techloop.pipeline.check import check

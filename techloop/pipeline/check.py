@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -164,9 +164,9 @@ def temporary_workplace(raw: Mapping[str, object]) -> Iterator[None]:
             os.environ.update(before)
 
 
-def sizes_in_turn(step: int, loops: int, batch_size: int, seed: int) -> Sequence[int]:
+def sizes_in_turn(step: int, loops: int, batch_size: int, seed: int) -> list[int]:
     """A `Sampler` whose batches have each of `SIZES` in turn."""
-    return range(SIZES[step])
+    return list(range(SIZES[step]))
 
 
 def run_metered(stage: str, cell: tuple[str, ...], run_script: RunScript) -> Meter:

@@ -23,7 +23,7 @@ from techloop.training.task import Batch, Task
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-History = list[dict[str, float | str]]
+History = list[dict[str, int | float | str]]
 """One row per log: `loops_seen`, `split`, then the numbers by name."""
 
 FINISHED_LIFETIME_S = 86_400  # lets a stage that failed after its training end without another one

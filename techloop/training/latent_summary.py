@@ -90,7 +90,7 @@ class LatentSummary:
         return by_name(
             KL_PER_FRAME.measured(nats),
             BITS_PER_SECOND.measured(nats / math.log(2) * frame_rate_hz),
-            ACTIVE_UNITS.measured(active),
+            ACTIVE_UNITS.measured(float(active)),
             MMD.measured(float(mmd(self._samples, prior))),
         )
 

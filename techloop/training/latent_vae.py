@@ -278,7 +278,7 @@ def latent_vae_metrics(
         RATE.measured(nats),
         BITS_PER_SECOND.measured(nats / math.log(2) / vae.grid.duration_s),
         EXPLAINED_VARIANCE.measured(1 - float(error.square().mean() / white.var())),
-        ACTIVE_UNITS.measured(active),
+        ACTIVE_UNITS.measured(float(active)),
     )
 
 

@@ -2,15 +2,15 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
-Sampler = Callable[[int, int, int, int], Sequence[int]]
+Sampler = Callable[[int, int, int, int], list[int]]
 """`(step, loops, batch_size, seed)` to the rows of the step's batch, see `shuffled_rows`."""
 
 
-def shuffled_rows(step: int, loops: int, batch_size: int, seed: int) -> Sequence[int]:
+def shuffled_rows(step: int, loops: int, batch_size: int, seed: int) -> list[int]:
     """Rows of a step's batch: one fresh permutation of all loops after another.
 
     They follow from the step's number alone, so a resumed training sees what it would have seen.

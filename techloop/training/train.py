@@ -91,7 +91,7 @@ def _results(
         for name, value in last.items()
         if name not in apart
     }
-    measured[PARAMETERS.name] = PARAMETERS.measured(parameter_count(task.model))
+    measured[PARAMETERS.name] = PARAMETERS.measured(float(parameter_count(task.model)))
     return measured, [float(last[metric.name]) for metric in task.dimension_metrics]
 
 
