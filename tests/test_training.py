@@ -23,6 +23,7 @@ from techloop.models.latent_vae import LatentVAE
 from techloop.params import Training
 from techloop.training.audio_vae import train_audio_vae
 from techloop.training.augmentation import change_speed, random_rotation, random_spectra
+from techloop.training.checkpoint import checkpoint_of
 from techloop.training.distributed import launch_fabric
 from techloop.training.latent_summary import latent_summary, read_dimensions
 from techloop.training.loop import fit
@@ -180,55 +181,67 @@ EDITS = {
         "SIGMA_FLOOR = 0.06",
     ),
 }
-FOLDERS = """
-from pathlib import Path
+FINGERPRINTS = """
 from techloop.closure import code_fingerprint
-from techloop.training.checkpoint import checkpoint_folder
 
-tasks = ("techloop.training.audio_vae", "techloop.training.latent_vae")
-for task in tasks:
-    print(checkpoint_folder({}, task, "cpu", Path("checkpoints")))
-print(code_fingerprint("techloop.training.latents"))
+for module in ("audio_vae", "latent_vae", "latents"):
+    print(code_fingerprint(f"techloop.training.{module}"))
 """
 
 
 @pytest.fixture(scope="module")
-def folders_after(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """Checkpoint folders of both tasks, and the fingerprint of shards, after each of `EDITS`."""
+def code_after(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Fingerprints of the code of both tasks, and of shards of latents, after each of `EDITS`."""
     top = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "techloop", top / "techloop")
 
-    def folders() -> list[str]:
-        command = [sys.executable, "-B", "-c", FOLDERS]
+    def fingerprints() -> list[str]:
+        command = [sys.executable, "-B", "-c", FINGERPRINTS]
         ran = subprocess.run(command, cwd=top, check=True, capture_output=True, text=True)
         return ran.stdout.split()
 
-    after = {"nothing": folders()}
+    after = {"nothing": fingerprints()}
     for name, (file, old, new) in EDITS.items():
         path, text = top / file, (top / file).read_text()
         assert old in text, (file, old)
         path.write_text(text.replace(old, new) if old else f"{text}{new}\n")
-        after[name] = folders()
+        after[name] = fingerprints()
         path.write_text(text)
     return after
 
 
 @pytest.mark.parametrize("edit", ["a help text", "a docstring", "a comment", "a plotting colour"])
 def test_an_edit_that_changes_no_result_moves_no_checkpoint(
-    folders_after: dict[str, list[str]], edit: str
+    code_after: dict[str, list[str]], edit: str
 ) -> None:
-    assert folders_after[edit] == folders_after["nothing"]
+    assert code_after[edit] == code_after["nothing"]
 
 
 def test_an_edited_constant_moves_the_checkpoints_of_what_uses_it(
-    folders_after: dict[str, list[str]],
+    code_after: dict[str, list[str]],
 ) -> None:
-    audio_vae, latent_vae, latents = folders_after["nothing"]
-    loss = folders_after["a constant of the loss"]
+    audio_vae, latent_vae, latents = code_after["nothing"]
+    loss = code_after["a constant of the loss"]
     assert loss[0] != audio_vae
     assert loss[1:] == [latent_vae, latents]
-    network = folders_after["a constant of the network"]
+    network = code_after["a constant of the network"]
     assert not set(network) & {audio_vae, latent_vae, latents}
+
+
+def test_a_checkpoint_lies_by_identity_and_by_the_code_of_its_own_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "techloop.training.checkpoint.code_fingerprint", lambda name: asked.append(name) or name
+    )
+    fabric = launch_fabric()
+    folder = checkpoint_of(LineTask(), fabric, tmp_path).folder
+    assert asked == [__name__]
+    assert checkpoint_of(LineTask(), fabric, tmp_path).folder == folder
+    assert checkpoint_of(LineTask(identity={"a": 2}), fabric, tmp_path).folder != folder
+    monkeypatch.setattr("techloop.training.checkpoint.code_fingerprint", lambda name: "edited")
+    assert checkpoint_of(LineTask(), fabric, tmp_path).folder != folder
 
 
 def test_an_epoch_sees_each_loop_once() -> None:
@@ -381,21 +394,20 @@ def test_the_rate_of_each_dimension_is_one_vector(audio_vae_folder: Path) -> Non
 
 
 @pytest.mark.parametrize("folder", ["audio_vae_folder", "latent_vae_folder"])
-def test_every_column_of_a_history_is_explained(
+def test_every_metric_of_a_history_is_explained(
     request: pytest.FixtureRequest, folder: str
 ) -> None:
     path: Path = request.getfixturevalue(folder)
     columns = list(pd.read_csv(path / "history.csv"))
     meaning = json.loads((path / "history.json").read_text())
-    assert set(meaning) == set(columns) - {"split"}
-    assert all({"label", "unit", "better"} <= entry.keys() for entry in meaning.values())
+    others = {"loops_seen", "split", *(f"kl_nats_dim_{i:02d}" for i in range(4))}
+    assert list(meaning) == [name for name in columns if name not in others]
     metrics = read_metrics(path / "metrics.json")
-    assert set(metrics) - {"parameters"} <= set(meaning)
+    assert set(metrics) - {"parameters", "loops_seen"} <= set(meaning)
     for name in set(metrics) & set(meaning):
         metric = metrics[name].metric
-        assert meaning[name] == {
-            "label": metric.label, "unit": metric.unit, "better": metric.better
-        }  # fmt: skip
+        expected = {"label": metric.label, "unit": metric.unit, "better": metric.better}
+        assert meaning[name] == expected
 
 
 def test_finished_trainings_stay_for_a_day(loops_folder: Path, tmp_path: Path) -> None:

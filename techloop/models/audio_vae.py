@@ -34,7 +34,7 @@ from techloop.models.layers import CircularConv, residual_stack
 from techloop.models.sampling import sample_shard
 
 SIGMA_FLOOR = 0.05  # keeps some noise where no loss asks for it (wae)
-SIGMA_START = 0.5  # near the rate that training ends with
+SIGMA_START = 0.5  # gives a rate near that of the trained model
 DILATIONS = (1, 3, 9)
 # Gains of fine structure when decoding: a prediction is a mean, so its contrast is too low. Valleys
 # between partials can be deepened more than peaks can be raised, since the peaks carry the level.
@@ -130,15 +130,17 @@ class AudioVAE(Model):
         self.level_std.copy_(levels.std().clamp_min(1e-2))
         self.mean.copy_(spectrum.double().mean((0, 2))[:, None])
         frames = (spectrum - levels).mT.flatten(0, 1).double()
-        metric = torch.eye(len(self.mean), dtype=torch.double, device=frames.device)
-        fine = fine_structure(metric[None])[0]
-        metric[: len(fine)] = PCA_LONG * (metric[: len(fine)] + PCA_FINE * fine)
-        variance, directions = torch.linalg.eigh(metric @ torch.cov(frames.T) @ metric.T)
+        weighting = torch.eye(len(self.mean), dtype=torch.double, device=frames.device)
+        fine = fine_structure(weighting[None])[0]
+        weighting[: len(fine)] = PCA_LONG * (weighting[: len(fine)] + PCA_FINE * fine)
+        variance, directions = torch.linalg.eigh(weighting @ torch.cov(frames.T) @ weighting.T)
         first = 1 - self.latent_dim
         scale = variance[first:].flip(0).clamp_min(1e-6).sqrt()
         directions = directions[:, first:].flip(1)
-        self.encoder.linear.weight.copy_(((directions / scale).T @ metric)[..., None])
-        self.decoder.linear.weight.copy_(torch.linalg.solve(metric, directions * scale)[..., None])
+        self.encoder.linear.weight.copy_(((directions / scale).T @ weighting)[..., None])
+        self.decoder.linear.weight.copy_(
+            torch.linalg.solve(weighting, directions * scale)[..., None]
+        )
 
 
 class Encoder(nn.Module):

@@ -11,8 +11,8 @@ import time
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import torch
-from torch import Tensor
-from torch.distributed.nn import functional as differentiable
+from torch import Tensor, distributed
+from torch.autograd.function import FunctionCtx
 
 from techloop.models.base import pick_device
 from techloop.models.sampling import rank_and_world_size
@@ -86,13 +86,30 @@ def launch_fabric() -> "Fabric":
 def all_gather(x: Tensor) -> Tensor:
     """The rows of all processes in the order of the batch; gradients flow back to each.
 
-    It serves losses that every process computes alike, from gathered values only: then the sum of
-    the processes' gradients, averaged by DDP, is the gradient of one process.
+    It serves losses that every process computes alike, from gathered values only.
+
+    Fabric's `all_gather(sync_grads=True)` and torch's, which it calls, do not replace it: in
+    torch 2.11 on CPUs their gradient is wrong where that of the result is not contiguous, as after
+    a transposition, and they communicate a second time, in the backward pass.
     """
     if rank_and_world_size()[1] == 1:
         return x
-    parts = differentiable.all_gather(x.contiguous())
-    return torch.stack(parts, 1).flatten(0, 1)
+    gathered: Tensor = _AllGather.apply(x)  # type: ignore[no-untyped-call]  # torch's
+    return gathered
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        parts = [x.new_empty(x.shape) for _ in range(rank_and_world_size()[1])]
+        distributed.all_gather(parts, x.contiguous())
+        return torch.stack(parts, 1).flatten(0, 1)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
+        # Each process has the whole gradient. DDP takes the mean over processes, hence the factor.
+        rank, count = rank_and_world_size()
+        return count * gradients[0][rank::count]
 
 
 def _from_environment(name: str, allowed: tuple[Choice, ...], default: Choice) -> Choice:

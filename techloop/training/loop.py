@@ -150,7 +150,7 @@ class Cadence(NamedTuple):
 
     @classmethod
     def of(cls, training: Training, loops: int, processes: int) -> "Cadence":
-        """Of a training on so many loops, whose parameters count loops seen.
+        """The cadence of a training on so many loops, whose parameters count loops seen.
 
         Raises:
             ValueError: a batch cannot be divided equally among the processes.

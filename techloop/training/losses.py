@@ -74,14 +74,14 @@ def mean_spectral_distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[floa
         pairs: `(b, samples)` each; b may differ from pair to pair.
 
     Raises:
-        ValueError: there is no loop.
+        ValueError: `pairs` is empty.
     """
     terms, loops = torch.zeros(2), 0
     for x, y in pairs:
         terms += torch.stack(spectral_distance(x, y)).cpu() * len(x)
         loops += len(x)
     if not loops:
-        raise ValueError("no loops to take the mean spectral distance of")
+        raise ValueError("no loops, so there is no mean spectral distance")
     log_term, linear_term = (terms / loops).tolist()
     return log_term, linear_term
 

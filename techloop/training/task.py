@@ -19,9 +19,7 @@ class Task(ABC, Generic[Batch]):
 
     Attributes:
         module: what is trained; a checkpoint holds its state.
-        loop_ids: names of the training loops; a row of a batch is a position in it.
-        identity: all that determines the result besides code, seed, device and precision. A
-            checkpoint of another identity is not resumed.
+        loop_ids: names of the training loops; a row is a position among them.
     """
 
     module: nn.Module
@@ -29,8 +27,11 @@ class Task(ABC, Generic[Batch]):
 
     @property
     @abstractmethod
-    def identity(self) -> Mapping[str, object]:  # noqa: D102
-        ...
+    def identity(self) -> Mapping[str, object]:
+        """All that determines the result besides code, device and precision, as JSON takes it.
+
+        A checkpoint of another identity is not resumed.
+        """
 
     @abstractmethod
     def batch(self, rows: Sequence[int]) -> Batch:
@@ -55,16 +56,16 @@ class Task(ABC, Generic[Batch]):
 
 
 class ModelTask(Task[Batch]):
-    """A training whose result is a model folder, see `train.train`.
+    """A training whose result is a model folder, see `techloop.training.train`.
 
     Attributes:
         model: what is saved; `module`, or a part of it.
         notes: what `config.json` says besides sizes and grid; part of the identity.
         settings: parameters of the training; part of the identity.
-        metrics: what the numbers of `loss` and `validate` mean, each by its name.
-        dimension_metrics: those of them that there is one of per latent dimension, in order. Their
+        metrics: what the numbers of `loss` and `validate` mean.
+        dimension_metrics: the same for numbers with one value per latent dimension, in order. Their
             last values go to `dimensions.json` instead of `metrics.json`.
-        folders: copied into the model folder, by their names there.
+        folders: to copy into the model folder, by their names there.
     """
 
     model: Model
@@ -75,7 +76,8 @@ class ModelTask(Task[Batch]):
     folders: Mapping[str, Path] = {}
 
     @property
-    def identity(self) -> dict[str, object]:  # noqa: D102
+    def identity(self) -> Mapping[str, object]:
+        """The network, and what it is trained on and with."""
         return {"network": type(self.model).__name__, **self.settings, **self.notes}
 
     def finish(self) -> None:

@@ -96,19 +96,17 @@ def _results(
 
 
 def _write_history(folder: Path, task: ModelTask[Batch], history: History) -> None:
-    """Write history.csv, and what its columns mean to history.json."""
+    """Write history.csv, and what the metrics in its columns mean to history.json."""
     import pandas as pd  # slow to import
 
     table = pd.DataFrame(history)
     table.to_csv(folder / "history.csv", index=False)
-    columns = (LOOPS_SEEN, *task.metrics, *task.dimension_metrics)
-    meaning: dict[str, dict[str, object]] = {
-        metric.name: {"label": metric.label, "unit": metric.unit, "better": metric.better}
-        for metric in columns
-        if metric.name in table
-    }
-    undeclared = set(table) - meaning.keys() - {"split"}
-    assert not undeclared, f"{type(task).__name__} logs {undeclared}, which it does not declare"
-    for position, metric in enumerate(task.dimension_metrics):
-        meaning[metric.name]["dimension"] = position
-    write_json(folder / "history.json", meaning)
+    metrics = {metric.name: metric for metric in task.metrics}
+    others = {LOOPS_SEEN.name, "split", *(metric.name for metric in task.dimension_metrics)}
+    undeclared = set(table) - metrics.keys() - others
+    assert not undeclared, f"{type(task).__name__} logs {undeclared} without declaring them"
+    columns = [metrics[name] for name in table if name in metrics]
+    write_json(
+        folder / "history.json",
+        {m.name: {"label": m.label, "unit": m.unit, "better": m.better} for m in columns},
+    )
