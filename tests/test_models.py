@@ -91,7 +91,7 @@ def test_any_circle_of_hops_goes_through(audio_vae: AudioVAE) -> None:
 
 
 def test_it_starts_as_the_codec_of_level_and_principal_components() -> None:
-    """Spectra of as few dimensions as it has latents come through whole, and are whitened."""
+    """Spectra of as few dimensions as latents are reconstructed exactly, from white latents."""
     torch.manual_seed(0)
     vae = AudioVAE(GRID, **AUDIO).eval()
     basis = torch.randn(2, values_per_frame(GRID.hop))

@@ -228,7 +228,7 @@ def test_an_edited_constant_moves_the_checkpoints_of_what_uses_it(
     assert not set(network) & {audio_vae, latent_vae, latents}
 
 
-def test_a_checkpoint_lies_by_identity_and_by_the_code_of_its_own_task(
+def test_the_checkpoint_folder_follows_identity_and_code_of_the_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -304,7 +304,7 @@ def test_a_reader_gives_the_rows_it_is_asked_for(loops_folder: Path) -> None:
 def test_nothing_in_a_step_waits_for_the_device(
     loops_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, regulariser: str
 ) -> None:
-    """However many steps lie between two logs, as many numbers are asked for (and waited for)."""
+    """The number of values read from the device does not grow with the steps between two logs."""
     asked = []
 
     def watch(name: str) -> None:

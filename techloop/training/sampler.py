@@ -13,7 +13,7 @@ Sampler = Callable[[int, int, int, int], list[int]]
 def shuffled_rows(step: int, loops: int, batch_size: int, seed: int) -> list[int]:
     """Rows of a step's batch: one fresh permutation of all loops after another.
 
-    They follow from the step's number alone, so a resumed training sees what it would have seen.
+    They follow from the number of the step, so a resumed training sees the same rows.
     """
     epoch, position = divmod(step, loops // batch_size)
     order = _permutation(epoch, loops, seed)
