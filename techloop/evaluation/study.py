@@ -20,9 +20,16 @@ from techloop.data.datasets import LatentDataset, LoopDataset
 from techloop.evaluation.generation import Judge, generated, sample_size, sample_standard_normal
 from techloop.evaluation.smoothness import FOLLOWED, follow
 from techloop.instrument import Instrument
+from techloop.metric import flat_metrics
 from techloop.params import EvaluateGeneration, EvaluateSmoothness, LatentVAECell, TrainLatentVAE
 from techloop.reporting.study_table import compression
-from techloop.training.latent_vae import latent_vae_metrics, train_latent_vae
+from techloop.training.distributed import launch_fabric
+from techloop.training.latent_vae import (
+    DECODED_LINEAR_DISTANCE,
+    DECODED_LOG_DISTANCE,
+    latent_vae_metrics,
+    train_latent_vae,
+)
 from techloop.training.loop import Log
 from techloop.training.losses import mean_spectral_distance
 
@@ -77,6 +84,7 @@ def run_of_study(
         train_latent_vae(
             latents_folder,
             folder,
+            launch_fabric(),
             params=params,
             cell=cell,
             seed=seed,
@@ -85,8 +93,8 @@ def run_of_study(
         )
         instrument = Instrument.load(folder)
         with torch.inference_mode():
-            found = latent_vae_metrics(
-                instrument.latent_vae, cell.objective, test.mu, test.sigma, seed
+            found = flat_metrics(
+                latent_vae_metrics(instrument.latent_vae, cell.objective, test.mu, test.sigma, seed)
             )
         kept = ("rate_nats_per_loop", "cross_entropy_nats_per_frame", "explained_variance")
         metrics = {name: found[name] for name in (*kept, "active_units")}
@@ -127,7 +135,8 @@ def decoded_distance(instrument: Instrument, latents: LatentDataset, most: int) 
             z, _ = latent.decode(latent.encode(mu, sigma)[0])
             yield audio.decode(mu), audio.decode(z)
 
-    return {f"decoded_{name}": value for name, value in mean_spectral_distance(pairs()).items()}
+    log_term, linear_term = mean_spectral_distance(pairs())
+    return {DECODED_LOG_DISTANCE.name: log_term, DECODED_LINEAR_DISTANCE.name: linear_term}
 
 
 def report_study(runs: Sequence[Path], folder: str | Path) -> pd.DataFrame:
