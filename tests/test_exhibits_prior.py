@@ -20,7 +20,7 @@ FACTS = {
 NAMES = [(kind, number) for kind in ("smooth", "white") for number in (1, 2)]
 
 
-def test_smooth_and_white_frames_are_seen_and_heard(
+def test_smooth_and_white_frames_are_shown_and_played(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silence = np.zeros(GRID.samples, np.float32)

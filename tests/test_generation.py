@@ -133,7 +133,7 @@ def test_on_grid_share():
     assert np.isnan(on_grid_share(onsets, GRID))
     onsets[0, [0, 15, 33, 240 - 3]] = True  # 33 is 3 after 30
     assert on_grid_share(onsets, GRID) == 1
-    onsets[0, [8, 22, 37, 52]] = True  # half-way
+    onsets[0, [8, 22, 37, 52]] = True  # midway between sixteenths
     assert on_grid_share(onsets, GRID) == 0.5
     assert on_grid_share(np.ones((2, GRID.frames), bool), GRID) == chance_on_grid_share(GRID)
     assert chance_on_grid_share(GRID) == pytest.approx(7 / 15)

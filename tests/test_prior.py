@@ -19,7 +19,7 @@ def generator() -> torch.Generator:
 
 
 def test_smooth_frames_have_the_moments_and_the_correlation_of_real_ones() -> None:
-    """Of loops that are waves of period 60 of any phase, around 3, and white, around -1."""
+    """One dimension has waves of period 60 and any phase around 3, the other noise around -1."""
     t = torch.arange(240)
     phase = torch.rand(500, 1, generator=generator()) * 2 * torch.pi
     waves = 3 + 2**0.5 * torch.sin(2 * torch.pi * t / 60 + phase)

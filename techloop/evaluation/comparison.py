@@ -1,4 +1,4 @@
-"""A value of a metric beside the same metric of what it is compared with."""
+"""Values of metrics beside those of their baselines."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -35,13 +35,11 @@ RESAMPLINGS = 1000
 
 PATHS = Metric("paths", "paths")
 POINTS = Metric("points", "loops per path")
-# Both are best at the value of real loops among real ones.
+# Neither direction is better: real loops have a ratio between those of copies and of blurs.
 MIDPOINT_NEAREST_RATIO = Metric(
-    "midpoint_nearest_ratio", "distance of the midpoint to the nearest real loop over that to all"
+    "midpoint_nearest_ratio", "midpoint: nearest real loop / average one"
 )
-END_NEAREST_RATIO = Metric(
-    "end_nearest_ratio", "distance of the ends to the nearest real loop over that to all"
-)
+END_NEAREST_RATIO = Metric("end_nearest_ratio", "ends: nearest real loop / average one")
 
 
 class PathMeasurements(NamedTuple):

@@ -114,7 +114,7 @@ def smooth_frames(
     spectrum whose phases are those of white noise.
 
     Raises:
-        ValueError: there are no latents to be like.
+        ValueError: no latents are given.
     """
     m, c, t = latents.shape
     if not m:

@@ -23,7 +23,7 @@ def sample_size(train: LoopDataset, test: LoopDataset, most: int) -> int:
     n = min(len(train), len(test), most)
     if n < 2:
         raise ValueError(
-            f"generation is judged on two loops per split or more; train has {len(train)}, test "
+            f"generation is evaluated on two loops per split or more; train has {len(train)}, test "
             f"{len(test)}, and {most} are asked for. Prepare more audio."
         )
     return n

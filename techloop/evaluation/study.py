@@ -33,7 +33,7 @@ from techloop.training.losses import mean_spectral_distance
 
 BATCH = 16
 DECODED = 64  # loops whose sound is compared
-WARMUP_SHARE = 3  # the warm-up takes a third of a run's budget at most
+WARMUP_DIVISOR = 3  # the warm-up takes at most a third of a run's budget
 LATENT_VAE_METRICS = (
     Metric("rate_nats_per_loop", "rate", "nats/loop"),
     Metric("cross_entropy_nats_per_frame", "cross-entropy", "nats/frame"),
@@ -63,7 +63,7 @@ def study_training(params: Params) -> TrainLatentVAE:
     """How a run of the study is trained: like any latent VAE, but with the study's budget."""
     section, loops = params.train_latent_vae, params.study.loops
     training = section.training.model_copy(update={"loops": loops, "validate_every_loops": loops})
-    warmup_loops = min(section.warmup_loops, loops // WARMUP_SHARE)
+    warmup_loops = min(section.warmup_loops, loops // WARMUP_DIVISOR)
     return section.model_copy(update={"training": training, "warmup_loops": warmup_loops})
 
 

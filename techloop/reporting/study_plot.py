@@ -23,7 +23,7 @@ class Curve:
         rate: nats per loop.
         distance: spectral distance of decoded loops to the audio VAE's sound.
         smoothness: perceptual path length over the distance of the ends.
-        midpoint: distance of the midpoint to the nearest real loop over that to all.
+        midpoint: distance of the midpoint to the nearest real loop over that to the average one.
         coverage: of loops from the prior.
         standard_normal_coverage: of loops from independent points.
     """

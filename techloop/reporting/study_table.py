@@ -31,10 +31,10 @@ def report_study(paths: Sequence[Path], folder: str | Path) -> pd.DataFrame:
         The table, a row per cell.
 
     Raises:
-        ValueError: there are no runs, or one is damaged or of an older version.
+        ValueError: no runs are given, or one is damaged or of an older version.
     """
     if not paths:
-        raise ValueError("there are no runs of the study yet; `make study` makes them")
+        raise ValueError("the study has no runs yet; `make study` makes them")
     runs = pd.DataFrame([_row(path) for path in sorted(paths)])
     runs["decoded_distance"] = runs["decoded_log_distance"] + runs["decoded_linear_distance"]
     table = cells_table(runs)

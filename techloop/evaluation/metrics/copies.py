@@ -10,9 +10,7 @@ from techloop.metric import Metric
 
 # Best at the value of real test loops: neither copies, nor unlike anything.
 NEAREST_TRAINING_DB = Metric("nearest_training_db", "distance to the nearest training loop", "dB")
-NEAREST_TRAINING_RATIO = Metric(
-    "nearest_training_ratio", "distance to the nearest training loop over that to the average one"
-)
+NEAREST_TRAINING_RATIO = Metric("nearest_training_ratio", "nearest training loop / average one")
 COPIED_SHARE = Metric("copied_share", "share of loops that look copied", better="lower")
 
 COPY_QUANTILE = 0.01
@@ -25,9 +23,9 @@ def nearest_distance(
     """How near each pattern is to the nearest of others, in the best rotation by sixteenths.
 
     Returns:
-        The root mean square difference in dB, 0 for a copy; and the same over its mean to all of
-        the others, from 0 for a copy to 1 for what is near to none in particular. Look for copies
-        with the second: a blurred loop is near to everything.
+        The root mean square difference in dB, 0 for a copy; and that over the mean difference to
+        all of the others: 0 for a copy, about 1 where none is nearer than the rest. The second
+        finds copies better: a blurred loop is near to everything.
 
     Raises:
         ValueError: there is nothing to compare with, or patterns differ in shape.

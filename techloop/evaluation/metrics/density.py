@@ -10,7 +10,7 @@ from techloop.metric import Metric
 DENSITY = Metric("density", "density")
 COVERAGE = Metric("coverage", "coverage", better="higher")
 # Best at 1, as varied as training loops.
-DIVERSITY_RATIO = Metric("diversity_ratio", "diversity over that of training loops")
+DIVERSITY_RATIO = Metric("diversity_ratio", "diversity / that of training loops")
 
 
 def density_coverage(

@@ -13,7 +13,7 @@ def frechet_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -
 
     |mean x - mean y|^2 + tr(Cx + Cy - 2 (Cx Cy)^1/2), in the squared unit of the values. Two
     samples of one distribution have a distance above 0, which falls with their size: compare only
-    distances of samples as large. Constant samples have a covariance of 0.
+    distances between samples of equal size. Constant samples have a covariance of 0.
 
     Raises:
         ValueError: a sample no larger than its dimensions, whose covariance is singular.

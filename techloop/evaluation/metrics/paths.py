@@ -9,28 +9,24 @@ from scipy import stats
 
 from techloop.metric import Metric
 
-PATH_LENGTH_RATIO = Metric(
-    "path_length_ratio", "length of the path over its displacement", better="lower"
-)
+PATH_LENGTH_RATIO = Metric("path_length_ratio", "path length / displacement", better="lower")
 MONOTONICITY = Metric("monotonicity", "monotonicity", better="higher")
-LARGEST_JUMP = Metric("largest_jump", "largest step over the displacement", better="lower")
-JERK = Metric("jerk", "jerk over the displacement", better="lower")
-EXCESS_PATH_LENGTH = Metric(
-    "excess_path_length", "length of the path beyond its displacement", better="lower"
-)
+LARGEST_JUMP = Metric("largest_jump", "largest step / displacement", better="lower")
+JERK = Metric("jerk", "jerk", better="lower")
+EXCESS_PATH_LENGTH = Metric("excess_path_length", "excess path length", better="lower")
 PERCEPTUAL_PATH_LENGTH = Metric(
     "perceptual_path_length_db", "perceptual path length", "dB", better="lower"
 )
 PERCEPTUAL_PATH_RATIO = Metric(
-    "perceptual_path_ratio", "perceptual path length over the distance of the ends", better="lower"
+    "perceptual_path_ratio", "perceptual path / distance of the ends", better="lower"
 )
 PERCEPTUAL_LARGEST_JUMP = Metric(
     "perceptual_largest_jump",
-    "largest perceptual step over the distance of the ends",
+    "largest perceptual step / distance of the ends",
     better="lower",
 )
 WALK_LENGTH_RATIO = Metric(
-    "walk_length_ratio", "length of a closed walk over twice its range", better="lower"
+    "walk_length_ratio", "length of a closed walk / twice its range", better="lower"
 )
 
 

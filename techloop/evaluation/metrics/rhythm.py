@@ -10,13 +10,14 @@ from techloop.metric import Metric
 
 ON_GRID_SHARE = Metric("on_grid_share", "share of onsets on the grid", better="higher")
 # Best at 1, a seam like any other beat.
-SEAM_RATIO = Metric("seam_ratio", "spectral flux at the seam over that at other beats")
+SEAM_RATIO = Metric("seam_ratio", "spectral flux at the seam / at other beats")
 
 
 def on_grid_share(onsets: Bool[np.ndarray, "n frames"], grid: Grid) -> float:
-    """Share of onsets within a quarter of a sixteenth of one, 0 to 1; without any onset nan.
+    """Share of onsets near a sixteenth of the grid, 0 to 1; nan without onsets.
 
-    Half of the circle is that near, so onsets anywhere have `chance_on_grid_share`.
+    Near is a quarter of a sixteenth or less. About half of all frames are, so onsets at random
+    places have `chance_on_grid_share`.
     """
     if not onsets.any():
         return math.nan
@@ -31,10 +32,10 @@ def chance_on_grid_share(grid: Grid) -> float:
 def seam_ratio(strength: Float[np.ndarray, "n frames"], grid: Grid) -> Float[np.ndarray, " n"]:
     """Spectral flux where the loop wraps around over its median at the loop's other beats.
 
-    1 is a seam like any other beat; far above 1, something happens there that happens nowhere
-    else. Compared with other beats, as a loop may well start with a kick. At each beat the largest
-    value within a quarter of a sixteenth counts. nan where the wrap and the beats are all without
-    flux, infinite where only the beats are.
+    1 is a seam like any other beat; far above 1, something happens there and nowhere else, such as
+    a click. Other beats are the reference because many loops start with a kick. At each beat the
+    largest value within a quarter of a sixteenth counts. nan where neither the wrap nor the beats
+    have any flux, infinite where only the beats have none.
 
     Args:
         strength: onset strength, in dB.

@@ -1,4 +1,4 @@
-"""Do loops have the tempo of their grid, as an independent tempo estimator hears them."""
+"""Do loops have the tempo of their grid, by an independent estimator."""
 
 import math
 
