@@ -12,6 +12,7 @@ def main(regulariser: str, objective: str, length: str, seed: str) -> None:
     from techloop.artifacts import write_json
     from techloop.evaluation.study import run_of_study, study_training
     from techloop.metric import as_json
+    from techloop.training.distributed import launch_fabric
 
     os.environ.pop("TECHLOOP_DEVICES", None)  # many small trainings: each is for one device
     params = load_params()
@@ -25,7 +26,9 @@ def main(regulariser: str, objective: str, length: str, seed: str) -> None:
     logged = {**keys, **training.model_dump(exclude={"cells"})}
     with track(f"study@{name}", logged, inputs) as run:
         metrics = run_of_study(
-            *inputs,
+            inputs[0],
+            inputs[1],
+            launch_fabric(),
             params=training,
             cell=cell,
             smoothness=params.evaluate_smoothness,

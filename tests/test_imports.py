@@ -19,6 +19,7 @@ LAYERS = (
         "techloop.artifacts",
         "techloop.closure",
         "techloop.metric",
+        "techloop.rank",
     },
     {"techloop.audio"},
     {"techloop.data", "techloop.models"},

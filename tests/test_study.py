@@ -16,6 +16,7 @@ from techloop.evaluation.study import (
 from techloop.instrument import Instrument
 from techloop.metric import flat_metrics
 from techloop.params import LatentVAECell
+from techloop.training.distributed import launch_fabric
 from tests.helpers.params import small_params
 
 
@@ -27,6 +28,7 @@ def test_a_run_is_measured_whole_and_twice_the_same(
         run_of_study(
             latents_folder,
             loops_folder,
+            launch_fabric(),
             params=study_training(params),
             cell=LatentVAECell(regulariser="kl", objective="posterior", length=1),
             smoothness=params.evaluate_smoothness.model_copy(update={"paths": 2, "points": 4}),

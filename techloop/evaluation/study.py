@@ -7,6 +7,7 @@ share sizes, budget, data and measures. `techloop.reporting.study_table` collect
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,25 +28,25 @@ from techloop.params import (
     Params,
     TrainLatentVAE,
 )
-from techloop.training.latent_vae import latent_vae_metrics, train_latent_vae
+from techloop.training.latent_vae import (
+    CROSS_ENTROPY,
+    DECODED_LINEAR_DISTANCE,
+    DECODED_LOG_DISTANCE,
+    EXPLAINED_VARIANCE,
+    RATE,
+    latent_vae_metrics,
+    train_latent_vae,
+)
 from techloop.training.loop import Log
-from techloop.training.losses import mean_spectral_distance
+from techloop.training.losses import ACTIVE_UNITS, mean_spectral_distance
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 BATCH = 16
 DECODED = 64  # loops whose sound is compared
 WARMUP_DIVISOR = 3  # the warm-up takes at most a third of a run's budget
-LATENT_VAE_METRICS = (
-    Metric("rate_nats_per_loop", "rate", "nats/loop"),
-    Metric("cross_entropy_nats_per_frame", "cross-entropy", "nats/frame"),
-    Metric("explained_variance", "explained variance"),
-    Metric("active_units", "active units", better="higher"),
-)
-DECODED_LOG_DISTANCE = Metric(
-    "decoded_log_distance", "log distance to the audio VAE's sound", better="lower"
-)
-DECODED_LINEAR_DISTANCE = Metric(
-    "decoded_linear_distance", "linear distance to the audio VAE's sound", better="lower"
-)
+LATENT_VAE_METRICS = (RATE, CROSS_ENTROPY, EXPLAINED_VARIANCE, ACTIVE_UNITS)
 SMOOTHNESS_METRICS = (
     "perceptual_path_ratio",
     "midpoint_nearest_ratio",
@@ -70,6 +71,7 @@ def study_training(params: Params) -> TrainLatentVAE:
 def run_of_study(
     latents_folder: str | Path,
     loops_folder: str | Path,
+    fabric: "Fabric",
     *,
     params: TrainLatentVAE,
     cell: LatentVAECell,
@@ -83,6 +85,7 @@ def run_of_study(
 
     Args:
         latents_folder, loops_folder: what it is trained on, and what it is compared with.
+        fabric: of one device.
         params: sizes and budget, see `study_training`.
         cell: regulariser, objective and length.
         smoothness, generation: how many paths, points and loops are measured.
@@ -109,6 +112,7 @@ def run_of_study(
         train_latent_vae(
             latents_folder,
             folder,
+            fabric,
             params=params,
             cell=cell,
             seed=seed,
@@ -124,7 +128,7 @@ def run_of_study(
         instrument, test, paths=smoothness.paths, points=smoothness.points, seed=seed
     )
     return {
-        **compared({metric: held_out[metric.name] for metric in LATENT_VAE_METRICS}),
+        **{metric.name: held_out[metric.name] for metric in LATENT_VAE_METRICS},
         **compared(decoded_distance(instrument, latents, DECODED)),
         **{name: paths.metrics[name] for name in SMOOTHNESS_METRICS},
         **_generation(instrument, train, test, generation.loops, seed),
@@ -153,11 +157,8 @@ def decoded_distance(
             z, _ = latent.decode(latent.encode(mu, sigma)[0])
             yield audio.decode(mu), audio.decode(z)
 
-    distance = mean_spectral_distance(pairs())
-    return {
-        DECODED_LOG_DISTANCE: distance["log_distance"],
-        DECODED_LINEAR_DISTANCE: distance["linear_distance"],
-    }
+    log_term, linear_term = mean_spectral_distance(pairs())
+    return {DECODED_LOG_DISTANCE: log_term, DECODED_LINEAR_DISTANCE: linear_term}
 
 
 def _generation(
