@@ -24,12 +24,13 @@ from techloop.evaluation.comparison import Values, compared
 from techloop.evaluation.features import LoopFeatures, features
 from techloop.evaluation.metrics.copies import nearest_distance
 from techloop.evaluation.metrics.paths import EXCESS_PATH_LENGTH, MEASURES, perceptual_path
+from techloop.evaluation.metrics.units import DIFFERENCE_UNITS
 from techloop.instrument import Instrument, interpolate, interpolate_spherically
 from techloop.metric import Measurement, Metric
 
 # The first is measured; the others are its baselines.
 INTERPOLATIONS = ("latent", "spherical", "audio_vae", "crossfade", "shuffled")
-FOLLOWED = {"loudness_db": "dB", "centroid_hz": "Hz"}  # with the unit of a difference
+FOLLOWED = ("loudness_db", "centroid_hz")  # descriptors whose measures are metrics
 NEIGHBOURHOOD = 200  # real loops that midpoints are compared with
 RESAMPLINGS = 1000
 
@@ -206,9 +207,9 @@ def _medians(table: pd.DataFrame, perceptual: Sequence[Metric]) -> Mapping[Metri
     """The table's medians of the descriptors in `FOLLOWED`, and of measures of no descriptor."""
     median = table.set_index(["measure", "descriptor"])["median"].to_dict()
     values = {}
-    for descriptor, unit in FOLLOWED.items():
+    for descriptor in FOLLOWED:
         for metric in MEASURES:
-            own_unit = unit if metric is EXCESS_PATH_LENGTH else None
-            named = metric.of(descriptor, LABELS[descriptor], own_unit)
+            unit = DIFFERENCE_UNITS[descriptor] if metric is EXCESS_PATH_LENGTH else None
+            named = metric.of(descriptor, LABELS[descriptor], unit)
             values[named] = median[metric.name, descriptor]
     return values | {metric: median[metric.name, ""] for metric in perceptual}
