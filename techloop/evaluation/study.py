@@ -139,9 +139,10 @@ def run_of_study(
 def decoded_distance(
     instrument: Instrument, latents: LatentDataset, most: int
 ) -> dict[Metric, float]:
-    """Both terms of `spectral_distance` of loops decoded from points of the latent VAE.
+    """How much of the audio VAE's sound the latent VAE loses: both terms of `spectral_distance`.
 
-    To the same loops decoded from the audio VAE's own latents: the distance is the latent VAE's.
+    Loops decoded from the latent VAE's points are compared with the same loops decoded from the
+    audio VAE's own latents.
 
     Args:
         instrument: both VAEs.
