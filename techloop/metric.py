@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from techloop.artifacts import read_json, write_json
 
@@ -127,16 +127,21 @@ def by_name(*measurements: Measurement) -> dict[str, Measurement]:
     return found
 
 
-def write_metrics(path: Path, measurements: Measurements) -> None:
-    """Write measurements as JSON: by name, each with label, unit, direction, value, baselines."""
-    content: dict[str, Any] = {}
+def as_json(measurements: Measurements) -> dict[str, dict[str, object]]:
+    """Measurements as JSON takes them: by name, with label, unit, direction, value, baselines."""
+    content = {}
     for name, m in measurements.items():
-        entry = {"label": m.metric.label, "unit": m.metric.unit, "better": m.metric.better}
-        entry |= {"value": m.value}
+        entry: dict[str, object] = {"label": m.metric.label, "unit": m.metric.unit}
+        entry |= {"better": m.metric.better, "value": m.value}
         entry |= {"interval": list(m.interval)} if m.interval else {}
         entry |= {"baselines": dict(m.baselines)} if m.baselines else {}
         content[name] = entry
-    write_json(path, content)
+    return content
+
+
+def write_metrics(path: Path, measurements: Measurements) -> None:
+    """Write measurements as JSON, in the form of `as_json`."""
+    write_json(path, as_json(measurements))
 
 
 def read_metrics(path: Path) -> dict[str, Measurement]:

@@ -1,0 +1,15 @@
+"""Numbers as the page and the text reports write them."""
+
+import math
+
+
+def format_number(value: float | None) -> str:
+    """Four significant digits, thousands apart; a dash for None, NaN and infinities.
+
+    Whole numbers, and those of 1,000 or more, have no decimals.
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    if abs(value) >= 1000 or float(value).is_integer():
+        return f"{value:,.0f}".replace("-", "−")
+    return f"{value:.4g}".replace("-", "−")
