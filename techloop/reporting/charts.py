@@ -102,7 +102,7 @@ def line_chart(
         "var(--paper)" if line.dash else colour for line, colour in zip(lines, colours, strict=True)
     ]
 
-    def by_line(looks: Sequence[str | float | Sequence[float]]) -> _ByLine:
+    def by_line(looks: Sequence[str | int | tuple[int, int]]) -> _ByLine:
         """One of these looks per line."""
         scale = alt.Scale(type="ordinal", domain=list(range(len(lines))), range=list(looks))
         return {"field": "line", "type": "ordinal", "scale": scale, "legend": None}

@@ -3,7 +3,7 @@
 import math
 
 
-def format_number(value: float | None) -> str:
+def format_number(value: float | int | None) -> str:
     """Four significant digits, thousands apart; a dash for None, NaN and infinities.
 
     Whole numbers, and those of 1,000 or more, have no decimals.
