@@ -119,12 +119,12 @@ def by_name(*measurements: Measurement) -> dict[str, Measurement]:
     Raises:
         ValueError: two have one name.
     """
-    found: dict[str, Measurement] = {}
+    named: dict[str, Measurement] = {}
     for measurement in measurements:
-        if measurement.metric.name in found:
+        if measurement.metric.name in named:
             raise ValueError(f"metric {measurement.metric.name} is measured twice")
-        found[measurement.metric.name] = measurement
-    return found
+        named[measurement.metric.name] = measurement
+    return named
 
 
 def as_json(measurements: Measurements) -> dict[str, dict[str, object]]:
@@ -150,7 +150,7 @@ def read_metrics(path: Path) -> dict[str, Measurement]:
     Raises:
         ValueError: the file is not there, damaged, or of an older version.
     """
-    found = {}
+    measurements = {}
     for name, entry in read_json(path).items():
         if not isinstance(entry, dict) or not {"label", "unit", "better", "value"} <= entry.keys():
             raise ValueError(
@@ -161,8 +161,8 @@ def read_metrics(path: Path) -> dict[str, Measurement]:
         metric = Metric(name, entry["label"], entry["unit"], entry["better"], tuple(baselines))
         interval = entry.get("interval")
         ends = (_number(interval[0]), _number(interval[1])) if interval else None
-        found[name] = Measurement(metric, _number(entry["value"]), ends, baselines)
-    return found
+        measurements[name] = Measurement(metric, _number(entry["value"]), ends, baselines)
+    return measurements
 
 
 def flat_metrics(measurements: Measurements) -> dict[str, float]:

@@ -258,9 +258,10 @@ def test_every_player_plays_its_file_to_the_sample(opened: Opened, page_file: Pa
         assert page.locator("button[aria-pressed=true][data-sound]").count() == 1, "one at a time"
         played = page.evaluate(PLAYED)
         stage, rest = (button.get_attribute("data-sound") or "").split("-", 1)
+        folder = page_file.parent / stage.removeprefix("evaluate_")
         cell = next(cell for cell in CELLS if rest.startswith(cell))
         name = rest.removeprefix(cell + "-").removesuffix("-wav") + ".wav"
-        with wave.open(str(page_file.parent / stage / cell / name)) as file:
+        with wave.open(str(folder / cell / name)) as file:
             rate, frames = file.getframerate(), file.getnframes()
             samples = np.frombuffer(file.readframes(frames), "<i2") / 32768
         assert (played["rate"], played["context"], played["channels"]) == (rate, rate, 1)

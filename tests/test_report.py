@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 
 from techloop.artifacts import fingerprint, read_json, write_json
 from techloop.data.summary import duration
 from techloop.metric import BASELINES, Better, Metric, by_name, read_metrics, write_metrics
+from techloop.pipeline.deps import PIPELINES, code_deps
 from techloop.reporting.cells import STAGES, Cell
 from techloop.reporting.charts import chart_script
 from techloop.reporting.latent_comparison import DRAWN, STUDY
@@ -37,6 +39,8 @@ from tests.helpers.report import (
     write_study_metrics,
 )
 
+TEMPLATES = ROOT / "techloop" / "reporting" / "templates"
+
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,8 +52,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def charts(text: str) -> list[dict]:
     """Specifications of the charts of a page."""
-    found = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
-    return [json.loads(spec) for spec in found]
+    specs = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
+    return [json.loads(spec) for spec in specs]
 
 
 def dots(spec: dict) -> list[tuple[str, float, float]]:
@@ -535,3 +539,18 @@ def test_a_damaged_index_is_refused(finished: Path, tmp_path: Path) -> None:
     index.write_bytes(index.read_bytes()[:2000])
     with pytest.raises(ValueError, match=r"index\.parquet is truncated or damaged"):
         build(top)
+
+
+def test_every_template_makes_the_report_stale() -> None:
+    templates = {path.relative_to(ROOT).as_posix() for path in TEMPLATES.glob("*")}
+    assert len(templates) > 5
+    assert templates <= set(code_deps("report"))
+
+
+def test_drawing_makes_only_reports_stale() -> None:
+    """A changed colour runs no evaluation and drops no checkpoint."""
+    yaml = YAML(typ="safe")
+    stages = [name for file in PIPELINES for name in yaml.load(ROOT / file)["stages"]]
+    assert len(stages) > 10
+    stale = {name for name in stages if "techloop/reporting/plots.py" in code_deps(name)}
+    assert stale == {"report", "study_report"}

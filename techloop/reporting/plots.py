@@ -79,7 +79,7 @@ def spectrogram_grid(
         rows: names of the rows, if they have any.
 
     Raises:
-        ValueError: there are no panels, or a different number of titles.
+        ValueError: no panels, or not as many titles as panels.
     """
     if len(levels_db) == 0 or len(titles) != len(levels_db):
         raise ValueError(f"{len(levels_db)} spectrograms with {len(titles)} titles")

@@ -221,8 +221,10 @@ def write_evaluation(folder: Path, i: int) -> None:
 
 
 def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
-    """What the made-up evaluations show."""
+    """What the made-up evaluations show; nothing of a cell that has only metrics."""
     kind = folder.parent.name
+    if folder.name not in EVALUATED[kind]:
+        return []
     draw_picture(pictures / "figure.png", seed=len(folder.name))
     shown = [Exhibit("figure", pictures / "figure.png", "A figure", "What it <shows>.")]
     for n in range(8 if kind == "generation" else 0):
