@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from techloop.artifacts import read_json, write_json
 
@@ -129,7 +129,7 @@ def by_name(*measurements: Measurement) -> dict[str, Measurement]:
 
 def as_json(measurements: Measurements) -> dict[str, dict[str, object]]:
     """Measurements as JSON takes them: by name, with label, unit, direction, value, baselines."""
-    content = {}
+    content: dict[str, dict[str, object]] = {}
     for name, m in measurements.items():
         entry: dict[str, object] = {"label": m.metric.label, "unit": m.metric.unit}
         entry |= {"better": m.metric.better, "value": m.value}
@@ -139,19 +139,18 @@ def as_json(measurements: Measurements) -> dict[str, dict[str, object]]:
     return content
 
 
-def write_metrics(path: Path, measurements: Measurements) -> None:
-    """Write measurements as JSON, in the form of `as_json`."""
-    write_json(path, as_json(measurements))
+def from_json(content: Mapping[str, Any], path: Path) -> dict[str, Measurement]:
+    """Measurements from what `as_json` made; null becomes NaN.
 
-
-def read_metrics(path: Path) -> dict[str, Measurement]:
-    """Measurements as `write_metrics` wrote them; null becomes NaN.
+    Args:
+        content: as read.
+        path: the file it was read from, for errors.
 
     Raises:
-        ValueError: the file is not there, damaged, or of an older version.
+        ValueError: it is damaged, or of an older version.
     """
     measurements = {}
-    for name, entry in read_json(path).items():
+    for name, entry in content.items():
         if not isinstance(entry, dict) or not {"label", "unit", "better", "value"} <= entry.keys():
             raise ValueError(
                 f"{path}: `{name}` has no label, unit and direction; the file is of an older "
@@ -163,6 +162,20 @@ def read_metrics(path: Path) -> dict[str, Measurement]:
         ends = (_number(interval[0]), _number(interval[1])) if interval else None
         measurements[name] = Measurement(metric, _number(entry["value"]), ends, baselines)
     return measurements
+
+
+def write_metrics(path: Path, measurements: Measurements) -> None:
+    """Write measurements as JSON, see `as_json`."""
+    write_json(path, as_json(measurements))
+
+
+def read_metrics(path: Path) -> dict[str, Measurement]:
+    """Measurements as `write_metrics` wrote them; null becomes NaN.
+
+    Raises:
+        ValueError: the file is not there, damaged, or of an older version.
+    """
+    return from_json(read_json(path), path)
 
 
 def flat_metrics(measurements: Measurements) -> dict[str, float]:
