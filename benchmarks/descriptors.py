@@ -1,7 +1,7 @@
-"""How fast the descriptors are, on one core: `python benchmarks/descriptors.py [LOOPS]`.
+"""Speed of the descriptors on one core: `python benchmarks/descriptors.py [LOOPS]`.
 
-All of them for each frame and each loop, against librosa's of the same frames (those it has).
-LOOPS is a folder of `prepare_loops`; without it, noise of the same size.
+All descriptors of frames and loops, compared with those that librosa has of the same frames.
+LOOPS is a folder of `prepare_loops`; without it, noise of the same size is used.
 """
 
 import argparse
@@ -20,7 +20,7 @@ BATCH, ROUNDS = 8, 5
 
 
 def fastest(call: Callable[[], object]) -> float:
-    """Seconds of the fastest of a few calls, after one that warms up."""
+    """Seconds of the fastest of `ROUNDS` calls, after a first one."""
     call()
     seconds = []
     for _ in range(ROUNDS):
@@ -31,12 +31,12 @@ def fastest(call: Callable[[], object]) -> float:
 
 
 def by_librosa(loop: np.ndarray, grid: Grid) -> None:
-    """Those of the frame descriptors that librosa has, one spectrogram for all."""
+    """The frame descriptors that librosa has, from one spectrogram."""
     magnitude = np.abs(librosa.stft(loop, n_fft=WINDOW, hop_length=grid.hop))
-    told = {"S": magnitude, "sr": grid.sample_rate_hz}
-    centroid = librosa.feature.spectral_centroid(**told)
-    librosa.feature.spectral_bandwidth(**told, centroid=centroid)
-    librosa.feature.spectral_rolloff(**told)
+    given = {"S": magnitude, "sr": grid.sample_rate_hz}
+    centroid = librosa.feature.spectral_centroid(**given)
+    librosa.feature.spectral_bandwidth(**given, centroid=centroid)
+    librosa.feature.spectral_rolloff(**given)
     librosa.feature.spectral_flatness(S=magnitude)
     librosa.feature.rms(S=magnitude, frame_length=WINDOW)
     librosa.feature.zero_crossing_rate(loop, frame_length=WINDOW, hop_length=grid.hop)

@@ -31,7 +31,7 @@ class FilterBank(nn.Module):
     def __init__(self, bands: int, taps_per_band: int = 12) -> None:
         super().__init__()
         self.bands = bands
-        self.reach = taps_per_band // 2  # band samples that a filter extends to either side
+        self.reach = taps_per_band // 2  # length of half a filter, in samples of a band
         order = taps_per_band * bands
         prototype = _prototype(bands, order)
         n = np.arange(order + 1) - order / 2
@@ -54,7 +54,7 @@ class FilterBank(nn.Module):
         return self._filter(bands, self.synthesis_filters).transpose(1, 2).flatten(1)
 
     def _filter(self, x: Tensor, filters: Tensor) -> Tensor:
-        # In full precision under autocast too: bfloat16 would put noise at -50 dB into the audio.
+        # Never bfloat16, even under autocast: it would add noise at -50 dB.
         with torch.autocast(x.device.type, enabled=False):
             return F.conv1d(wrap(x.float(), self.reach, self.reach), filters)
 

@@ -1,9 +1,9 @@
-"""Measures preparation: speed, memory, tempi, seams, near-duplicates. Leaves nothing behind.
+"""Measures preparation: speed, memory, tempi, seams, near-duplicates. Leaves no files.
 
     python benchmarks/prepare.py FOLDER --truth benchmarks/tempi.csv
 
-FOLDER holds any audio; without it the built-in drum machine plays some. The truth is a table with
-the columns file (name without suffix), bpm and beats.
+FOLDER holds any audio; without it the synthesiser renders some. The truth is a table with the
+columns file (name without suffix), bpm and beats.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a core is one core
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # one core per process
 
-# No pandas, no torch here: workers import this file, and their memory is measured.
+# Without pandas and torch: workers import this file, and their memory is measured.
 import numpy as np
 import psutil
 import soundfile
@@ -36,13 +36,15 @@ from tqdm import tqdm
 from techloop.artifacts import read_json
 from techloop.data import build as preparation
 from techloop.data import loops, tempo
-from techloop.data.sources import folder, synth
+from techloop.data.sources import folder
+from techloop.data.sources.synth.factors import draw_factors
+from techloop.data.sources.synth.source import render
 from techloop.grid import Grid
 from techloop.params import load_params
 
 ROOT = Path(__file__).parent.parent
-TARGET = 250  # seconds of 44.1 kHz stereo a second on one core
-PHASES = (  # a function's time counts as the phase; that of one in it counts there alone
+TARGET = 250  # seconds of 44.1 kHz stereo per second on one core
+PHASES = (  # time in a function counts for its phase, but not the time in another phase inside it
     ("read", folder, "read_audio"),
     ("tempo: envelope", tempo, "onset_envelope"),
     ("tempo: candidates", tempo, "_candidates"),
@@ -63,15 +65,15 @@ PHASES = (  # a function's time counts as the phase; that of one in it counts th
 
 
 def main() -> None:
-    """Run the parts that are asked for."""
+    """Run the chosen parts."""
     parts = {f.__name__: f for f in (throughput, workers, memory, accuracy, seam, duplicates)}
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", nargs="?", type=Path, help="audio; else the drum machine's")
+    parser.add_argument("folder", nargs="?", type=Path, help="audio; default: the synthesiser's")
     parser.add_argument("--truth", type=Path, help="table of known tempi: file, bpm, beats")
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--files", nargs=2, type=int, default=[500, 10_000], help="for memory")
-    parser.add_argument("--quick", action="store_true", help="less of it: does it run?")
-    told = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="less of everything")
+    options = parser.parse_args()
 
     cpuinfo = Path("/proc/cpuinfo")
     cpu = cpuinfo.exists() and re.search(r"model name\s*: (.*)", cpuinfo.read_text())
@@ -80,34 +82,34 @@ def main() -> None:
     print(f"Python {platform.python_version()}, {platform.system()} {platform.release()}")
     print(", ".join(f"{tool} {version(tool)}" for tool in tools))
     with tempfile.TemporaryDirectory(prefix="techloop-benchmark-") as scratch:
-        truth = _truth(told.truth) if told.truth else {}
-        if told.folder is None:
-            told.folder = Path(scratch) / "synth"
-            truth = _play(told.folder, 4 if told.quick else 16)
-        paths = [path for path in sorted(told.folder.rglob("*")) if seconds(path)]
+        truth = _truth(options.truth) if options.truth else {}
+        if options.folder is None:
+            options.folder = Path(scratch) / "synth"
+            truth = _play(options.folder, 4 if options.quick else 16)
+        paths = [path for path in sorted(options.folder.rglob("*")) if seconds(path)]
         if not paths:
-            parser.error(f"{told.folder} holds no audio that can be read")
+            parser.error(f"{options.folder} holds no audio that can be read")
         section = load_params(ROOT / "params.yaml").prepare_loops
         recipe = loops.PreparationConfig(Grid(), **section.recipe.model_dump())
-        for part in told.parts:
+        for part in options.parts:
             print(f"\n== {part} (load {os.getloadavg()[0]:.1f})\n", flush=True)
             with tempfile.TemporaryDirectory(dir=scratch) as tmp:
-                parts[part](Given(paths, truth, recipe, Path(tmp), told.files, told.quick))
+                parts[part](Given(paths, truth, recipe, Path(tmp), options.files, options.quick))
 
 
 def throughput(given: Given) -> None:
-    """Seconds of source a second on one core, and where they go."""
+    """Seconds of source per second on one core, and the time of each phase."""
     wav = given.tmp / "wav"
     total = _as_wav(given.paths, wav)
     first = _prepare(wav, given.recipe, given.tmp)
     took, spent = _profiled(wav, given.recipe, given)
     print(f"{total:.0f} s of 44.1 kHz stereo WAV, {len(given.paths)} files, one thread: ", end="")
-    print(f"{total / took:.0f} s a second (target {TARGET}).")
+    print(f"{total / took:.0f} s per second (target {TARGET}).")
     print(f"The first run took {first - took:.1f} s more: imports, compilation.\n")
     spent["rest"] = took - sum(spent.values())
     spent["(tempo in all)"] = sum(s for phase, s in spent.items() if phase.startswith("tempo"))
     show(
-        ("phase", "s", "share", "s of source a second"),
+        ("phase", "s", "share", "s of source per second"),
         [(p, f"{s:.2f}", f"{s / took:.1%}", f"{total / s:.0f}") for p, s in spent.most_common()],
     )
 
@@ -123,11 +125,11 @@ def throughput(given: Given) -> None:
         took, spent = _profiled(source, recipe, given)
         shares = [f"{spent[phase] / took:.0%}" for phase in ("read", "cut, stretch")]
         rows.append((name, f"{length:.0f}", f"{length / took:.0f}", *shares))
-    show(("source", "s of source", "a second", "of it read", "cut, stretch"), rows)
+    show(("source", "s of source", "per second", "share of reading", "of cut, stretch"), rows)
 
 
 def workers(given: Given) -> None:
-    """Time with one process and with two; from few files to many, so that start-up is apart."""
+    """Time of one process and of two, with few files and many, to separate the start-up."""
     copies = (1, 4 if given.quick else 9)
     folders = [given.tmp / f"times-{n}" for n in copies]
     short, long = (_as_wav(given.paths, *into) for into in zip(folders, copies, strict=True))
@@ -145,19 +147,19 @@ def workers(given: Given) -> None:
         rates.append((long - short) / (many_s - few_s))
         start_s = few_s - short / rates[-1]
         rows.append((n, *(f"{v:.1f}" for v in (many_s, cpu_s, start_s)), f"{rates[-1]:.0f}"))
-    show(("workers", f"s for {long:.0f} s", "CPU s", "start-up s", "then s a second"), rows)
+    show(("workers", f"s for {long:.0f} s", "CPU s", "start-up s", "then s per second"), rows)
     ratio = float(rows[0][1]) / float(rows[1][1])
-    print(f"Two are {ratio:.2f} times as fast as one; {rates[1] / rates[0]:.2f} once started.")
+    print(f"Two are {ratio:.2f} times as fast as one; {rates[1] / rates[0]:.2f} after start-up.")
 
 
 def memory(given: Given) -> None:
-    """The largest memory of all processes together, against the number of files."""
+    """Peak memory of all processes together, for two numbers of files."""
     bars = [bar for _, bar in cut_bars(given.paths[:40], given.recipe)]
     rows, totals = [], []
     for n in (count // 10 if given.quick else count for count in given.files):
         _write_short(bars, n, source := given.tmp / f"short-{n}")
-        told = (source, given.recipe, given.tmp, 2)
-        process = multiprocessing.get_context("spawn").Process(target=_prepare, args=told)
+        arguments = (source, given.recipe, given.tmp, 2)
+        process = multiprocessing.get_context("spawn").Process(target=_prepare, args=arguments)
         start, peaks = time.perf_counter(), np.zeros(3)
         process.start()
         while process.is_alive():
@@ -166,26 +168,26 @@ def memory(given: Given) -> None:
         took = time.perf_counter() - start
         if process.exitcode:
             raise RuntimeError("preparation failed, see above")
-        kept = read_json(given.tmp / "dataset" / "card.json")["loops"]
+        n_loops = read_json(given.tmp / "dataset" / "card.json")["loops"]
         totals.append(peaks[0])
-        rows.append((n, kept, *(f"{v:.0f}" for v in (*peaks, took)), f"{1e3 * took / n:.1f}"))
-    show(("files", "loops", "peak MB", "main process", "two workers", "s", "ms a file"), rows)
-    print(f"{totals[1] / totals[0] - 1:+.0%} of memory for the second, against the first.")
-    print("MB: proportional set size where the system tells it, sampled every 0.1 s.")
+        rows.append((n, n_loops, *(f"{v:.0f}" for v in (*peaks, took)), f"{1e3 * took / n:.1f}"))
+    show(("files", "loops", "peak MB", "main process", "two workers", "s", "ms per file"), rows)
+    print(f"The second needs {totals[1] / totals[0] - 1:+.0%} of memory, compared with the first.")
+    print("MB: proportional set size where the system has it, sampled every 0.1 s.")
 
 
 def _prepare(source: Path, recipe: loops.PreparationConfig, tmp: Path, workers: int = 0) -> float:
-    """How many seconds it takes to prepare a folder."""
+    """Seconds that it takes to prepare a folder."""
     settings: dict[str, Any] = load_params(ROOT / "params.yaml").prepare_loops.model_dump()
-    told = ("train_fraction", "validation_fraction", "max_similarity", "shard_mb")
+    names = ("train_fraction", "validation_fraction", "max_similarity", "shard_mb")
     start = time.perf_counter()
-    # A split without loops is refused, which may well be with the few files of a format.
+    # Empty splits, which few files may give, are allowed here.
     with mock.patch.object(preparation, "_check_splits"):
         preparation.prepare_loops(
             folder.FolderSource(source, "file"),
             tmp / "dataset",
             recipe,
-            **{name: settings[name] for name in told},
+            **{name: settings[name] for name in names},
             seed=0,
             checkpoints=tmp / "checkpoints",
             workers=workers,
@@ -196,7 +198,7 @@ def _prepare(source: Path, recipe: loops.PreparationConfig, tmp: Path, workers: 
 def _profiled(
     source: Path, recipe: loops.PreparationConfig, given: Given
 ) -> tuple[float, Counter[str]]:
-    """Seconds of the fastest of some runs, and how they spread over `PHASES`."""
+    """Seconds of the fastest of some runs, and the seconds of each phase."""
     runs = []
     for _ in tqdm(range(1 if given.quick else 5), desc=source.name, leave=False):
         with _watched() as spent:
@@ -207,7 +209,7 @@ def _profiled(
 
 @contextlib.contextmanager
 def _watched() -> Iterator[Counter[str]]:
-    """Seconds by phase of all that runs within: the functions of `PHASES` are wrapped."""
+    """Seconds per phase of everything that runs inside: the functions of `PHASES` are wrapped."""
     spent: Counter[str] = Counter()
     inner = [0.0]
 
@@ -232,7 +234,7 @@ def _watched() -> Iterator[Counter[str]]:
 
 
 def _as_wav(paths: Sequence[Path], into: Path, copies: int = 1) -> float:
-    """As 44.1 kHz, 16 bits, stereo; how many seconds of audio it is."""
+    """Convert to 44.1 kHz, 16 bits, stereo; returns the seconds of audio."""
     into.mkdir()
     total = 0
     for path in tqdm(paths, desc="to WAV", leave=False):
@@ -240,13 +242,13 @@ def _as_wav(paths: Sequence[Path], into: Path, copies: int = 1) -> float:
         x = soxr.resample(x[:, [0, -1]], rate, 44_100)
         total += copies * len(x)
         soundfile.write(into / f"{path.stem}.wav", x, 44_100, "PCM_16")
-        for copy in range(1, copies):  # the same bytes on disk, and a file of its own
+        for copy in range(1, copies):  # a file of its own that shares the bytes on disk
             os.link(into / f"{path.stem}.wav", into / f"{path.stem} {copy:02d}.wav")
     return total / 44_100
 
 
 def _write_short(bars: Sequence[np.ndarray], n: int, into: Path) -> None:
-    """Files of one bar and 2 s, no two alike: two bars mixed, each step at a level of its own."""
+    """Files of one bar and 2 s, all different: two bars mixed, with a random level per step."""
     rng = np.random.default_rng(0)
     into.mkdir()
     for i in tqdm(range(n), desc="short files", leave=False):
@@ -258,11 +260,11 @@ def _write_short(bars: Sequence[np.ndarray], n: int, into: Path) -> None:
 
 
 def _play(into: Path, tracks: int) -> dict[str, tuple[float, float]]:
-    """Tracks of the drum machine, each eight phrases of four bars; their tempo and beats."""
+    """Render tracks of eight phrases of four bars; returns their tempo and beats."""
     into.mkdir()
     grid = Grid()
     for track in range(tracks):
-        loops = [synth.render(grid, synth.draw_factors(track, i), track, i) for i in range(8)]
+        loops = [render(grid, draw_factors(track, i), track, i) for i in range(8)]
         phrases = np.concatenate([np.tile(loop, 4) for loop in loops])
         soundfile.write(into / f"synth-{track:02d}.flac", phrases, grid.sample_rate_hz)
     return {f"synth-{track:02d}": (grid.bpm, 32.0 * grid.beats) for track in range(tracks)}
@@ -276,7 +278,7 @@ def _truth(file: Path) -> dict[str, tuple[float, float]]:
 
 
 def _tree_mb(pid: int | None) -> tuple[float, float, float]:
-    """Memory of a process with all that it started; of it alone; of those alone."""
+    """Memory in MB of a process and its children together, of itself, and of its children."""
     sizes = [0.0]
     with contextlib.suppress(psutil.Error):
         top = psutil.Process(pid)

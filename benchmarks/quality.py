@@ -1,4 +1,4 @@
-"""What preparation finds and makes: tempi, seams, near-duplicates (see prepare.py)."""
+"""Results of preparation: tempi, seams, near-duplicates (see prepare.py)."""
 
 import io
 import math
@@ -14,22 +14,24 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from techloop import audio
+from techloop.audio import resample
+from techloop.audio.io import read_audio
 from techloop.audio.recording import Rejected
+from techloop.audio.wav import INT16_SCALE
 from techloop.data import loops, tempo
 from techloop.data.deduplicate import fingerprint_spectrogram, near_duplicates
 from techloop.data.source import Item
 from techloop.data.sources import folder
 from techloop.grid import Grid
 
-NEAR_S = 0.03  # a bar line that is off by more is heard to be
+NEAR_S = 0.03  # a larger error of a bar line is audible
 BARS, EXCERPT_S = (1, 2, 4, 8, 16), (5.3, 11.7, 26.3, 43.9)
 SIMILARITIES = (0.98, 0.99, 0.995)
 
 
 @dataclass
 class Given:
-    """What each part gets: recordings, the known tempo and beats of some, settings, a folder."""
+    """Input of each part: recordings, the true tempo and beats of some, settings, a folder."""
 
     paths: list[Path]
     truth: dict[str, tuple[float, float]]
@@ -40,43 +42,53 @@ class Given:
 
 
 def accuracy(given: Given) -> None:
-    """The tempo found of what has a known one: with its name and without, whole and in parts."""
-    known = [(path, *given.truth[path.stem]) for path in given.paths if path.stem in given.truth]
-    if not known:
-        print("No tempo is known: --truth names none of the files.")
+    """Estimated and true tempo: with the file's name and without, of whole files and excerpts."""
+    annotated = [
+        (path, *given.truth[path.stem]) for path in given.paths if path.stem in given.truth
+    ]
+    if not annotated:
+        print("No true tempo is given: --truth names none of the files.")
         return
     rows, wrong = [], []
-    for path, bpm, _ in tqdm(known, desc="tempi", leave=False):
+    for path, bpm, _ in tqdm(annotated, desc="tempi", leave=False):
         x, rate, tags = _read(path)
         row: list[Any] = [path.stem, f"{bpm:g}"]
         stated = tempo.stated_tempi(Item(path.name), tags, len(x) / rate)
-        for how, said in (("with name", stated), ("without", [])):
+        for how, hints in (("with name", stated), ("without", [])):
             try:
-                found = tempo.find_tempo(x, rate, stated=said)
+                estimate = tempo.find_tempo(x, rate, stated=hints)
             except Rejected as rejected:
                 row += [rejected.row["reason"], "", ""]
                 wrong.append(f"{path.stem} ({how}): {rejected.row['reason']}")
                 continue
-            row += [f"{found.bpm:.3f}", f"{found.bpm - bpm:+.3f}", f"{found.confidence:.2f}"]
-            if abs(found.bpm - bpm) > 0.1:
-                wrong.append(f"{path.stem} ({how}): {found.bpm:.3f}, is {bpm:g}")
-            elif found.confidence < given.recipe.min_confidence:
-                wrong.append(f"{path.stem} ({how}): right, but too unsure to be taken")
+            row += [
+                f"{estimate.bpm:.3f}",
+                f"{estimate.bpm - bpm:+.3f}",
+                f"{estimate.confidence:.2f}",
+            ]
+            if abs(estimate.bpm - bpm) > 0.1:
+                wrong.append(f"{path.stem} ({how}): {estimate.bpm:.3f}, true {bpm:g}")
+            elif estimate.confidence < given.recipe.min_confidence:
+                wrong.append(f"{path.stem} ({how}): right, but its confidence is too low")
         rows.append(row)
-    show(("file", "BPM", "with name", "error", "sure", "without", "error", "sure"), rows)
-    print("Wrong by more than 0.1 BPM, or unsure: " + ("; ".join(wrong) or "none") + ".\n")
-    _excerpts(known, given.recipe, 1 if given.quick else 4)
+    show(
+        ("file", "BPM", "with name", "error", "confidence", "without", "error", "confidence"), rows
+    )
+    print(
+        "Wrong by more than 0.1 BPM, or of low confidence: " + ("; ".join(wrong) or "none") + ".\n"
+    )
+    _excerpts(annotated, given.recipe, 1 if given.quick else 4)
 
 
 def _excerpts(
-    known: Sequence[tuple[Path, float, float]], recipe: loops.PreparationConfig, times: int
+    annotated: Sequence[tuple[Path, float, float]], recipe: loops.PreparationConfig, times: int
 ) -> None:
-    """Excerpts at other speeds, of which nothing but their sound and length tells the tempo."""
+    """Tempi of excerpts at random speeds, where only sound and length are given."""
     rng = np.random.default_rng(0)
-    heard: dict[str, list[tuple[bool, bool, float]]] = defaultdict(list)
+    results: dict[str, list[tuple[bool, bool, float]]] = defaultdict(list)
     refused: Counter[str] = Counter()
     kinds = [("bars", n) for n in BARS] + [("s anywhere", s) for s in EXCERPT_S]
-    for path, bpm, beats in tqdm(known, desc="excerpts", leave=False):
+    for path, bpm, beats in tqdm(annotated, desc="excerpts", leave=False):
         x, rate, _ = _read(path)
         bar = 4 * len(x) / beats
         low, high = (math.log2(limit / bpm) for limit in (recipe.min_bpm, recipe.max_bpm))
@@ -87,44 +99,45 @@ def _excerpts(
                 start = rng.uniform(0, max(len(x) - size, 0))
                 start = start // bar * bar if kind == "bars" else start
                 try:
-                    found = tempo.find_tempo(x[round(start) : round(start + size)], hz)
+                    estimate = tempo.find_tempo(x[round(start) : round(start + size)], hz)
                 except Rejected:
                     refused[f"{n} {kind}"] += 1
                     continue
                 true, bar_s = bpm * hz / rate, bar / hz
                 near = max(0.1, true * NEAR_S * hz / size)
-                late = (found.downbeat_s + start / hz + bar_s / 2) % bar_s - bar_s / 2
-                verdict = abs(found.bpm - true) <= near, abs(late) < NEAR_S, found.confidence
-                heard[f"{n} {kind}"].append(verdict)
-    if not heard:
-        print("Not one of the excerpts was taken to have a tempo.")
+                late = (estimate.downbeat_s + start / hz + bar_s / 2) % bar_s - bar_s / 2
+                result = abs(estimate.bpm - true) <= near, abs(late) < NEAR_S, estimate.confidence
+                results[f"{n} {kind}"].append(result)
+    if not results:
+        print("No tempo was found in any excerpt.")
         return
     rows: list[Any] = []
     for name in (f"{n} {kind}" for kind, n in kinds):
-        if verdicts := heard.get(name):
-            right, down, sure = np.array(verdicts, float).T
+        if some := results.get(name):
+            right, down, sure = np.array(some, float).T
             both = f"{down[right > 0].mean():.2f}" if right.any() else "-"
             means = f"{right.mean():.2f}", both, f"{sure.mean():.2f}"
             rows.append((name, len(right) + refused[name], refused[name], *means))
     print(f"Excerpts at a random speed. Right: to 0.1 BPM, or the last bar line to {NEAR_S} s.\n")
-    head = ("cut to", "excerpts", "refused", "tempo right", "downbeat, of these", "sure, mean")
+    head = ("cut to", "excerpts", "refused", "tempo right", "downbeat, of these", "mean confidence")
     show(head, rows)
-    right, down, sure = np.array([v for some in heard.values() for v in some], float).T
+    right, down, sure = np.array([v for some in results.values() for v in some], float).T
     rows = []
     for limit in (0, 0.1, 0.2, 0.3, 0.4, 0.5):
-        kept = sure >= limit
-        rows.append((limit, *(f"{v.mean():.3f}" for v in (kept, right[kept], down[kept]))))
-    show(("at least so sure", "share of all", "tempo right", "downbeat right"), rows)
+        accepted = sure >= limit
+        shares = (accepted, right[accepted], down[accepted])
+        rows.append((limit, *(f"{v.mean():.3f}" for v in shares)))
+    show(("least confidence", "share of all", "tempo right", "downbeat right"), rows)
 
 
 def seam(given: Given) -> None:
-    """How bars of long recordings sound where they wrap around, with their seam closed and not."""
+    """The seam of bars cut from long recordings, closed and left open."""
     import torch
 
     from techloop.audio.descriptors import onset_strength
     from techloop.evaluation.generation import seam_ratio
 
-    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+    measured: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
     worst = (0.0, "none")
 
     def measure(name: str, cuts: Sequence[np.ndarray], grid: Grid) -> np.ndarray:
@@ -132,8 +145,8 @@ def seam(given: Given) -> None:
         flux = onset_strength(torch.from_numpy(batch), grid.sample_rate_hz, grid.hop).numpy()
         steps = np.abs(np.diff(batch, axis=1, append=batch[:, :1]))
         usual = np.quantile(steps[:, :-1], 0.99, axis=1)
-        found[name].append((seam_ratio(flux, grid), steps[:, -1] / np.maximum(usual, 1e-9)))
-        return found[name][-1][0]
+        measured[name].append((seam_ratio(flux, grid), steps[:, -1] / np.maximum(usual, 1e-9)))
+        return measured[name][-1][0]
 
     def left_open(x: np.ndarray, start: int, end: int, fade: int, *, circular: bool) -> np.ndarray:
         return x[start:end].copy()
@@ -151,7 +164,7 @@ def seam(given: Given) -> None:
             closed = measure(f"{stretch}, closed", cuts, recipe.grid)
             with (
                 mock.patch.object(loops, "close_seam", left_open),
-                mock.patch.object(audio, "close_seam", left_open),
+                mock.patch.object(resample, "close_seam", left_open),
             ):
                 cuts = [cut.audio for cut in loops.cut_loops(x, rate, at, recipe)]
             change = closed / np.maximum(measure(f"{stretch}, open", cuts, recipe.grid), 0.1)
@@ -162,8 +175,8 @@ def seam(given: Given) -> None:
         turned = [np.roll(cut, -len(cut) // 2) for cut in cuts]
         measure("inner bar line of two", turned, recipe.grid)
     rows = []
-    for name, measured in found.items():
-        ratio, click = (np.concatenate(values) for values in zip(*measured, strict=True))
+    for name, pairs in measured.items():
+        ratio, click = (np.concatenate(values) for values in zip(*pairs, strict=True))
         ratio = ratio[np.isfinite(ratio)]
         quantiles = [f"{np.quantile(v, q):.2f}" for v in (ratio, click) for q in (0.5, 0.9)]
         rows.append((name, len(click), *quantiles, f"{(click > 1).mean():.1%}"))
@@ -174,7 +187,7 @@ def seam(given: Given) -> None:
 
 
 def duplicates(given: Given) -> None:
-    """How similar bars are, and one to itself in other guises; how long it takes to look."""
+    """Similarity of different bars, and of a bar to its changed copies; time of the search."""
     rng, rate = np.random.default_rng(0), given.recipe.grid.sample_rate_hz
     names, bars = zip(*cut_bars(given.paths, given.recipe), strict=True)
     names = np.array(names)
@@ -182,16 +195,16 @@ def duplicates(given: Given) -> None:
     alike = prints.astype(np.float32) @ prints.astype(np.float32).T
     np.fill_diagonal(alike, -1)
     same = names[:, None] == names
-    found = {"nearest of another file": list(np.where(same, -1, alike).max(axis=1))}
-    found["nearest of the same file"] = list(np.where(same, alike, -1).max(axis=1))
+    similarities = {"nearest of another file": list(np.where(same, -1, alike).max(axis=1))}
+    similarities["nearest of the same file"] = list(np.where(same, alike, -1).max(axis=1))
     for i in tqdm(rng.permutation(len(bars))[:100], desc="copies", leave=False):
         for name, changed in _guises(bars[i], rate, rng):
             product = prints[i].astype(np.float32) @ fingerprint_spectrogram(changed, rate).astype(
                 np.float32
             )
-            found.setdefault(name, []).append(product)
+            similarities.setdefault(name, []).append(product)
     rows = []
-    for name, products in found.items():
+    for name, products in similarities.items():
         values = np.array([product for product in products if product > -1] or [math.nan])
         quantiles = [f"{q:.4f}" for q in np.quantile(values, [0, 0.05, 0.5, 0.95])]
         above = [f"{(values > limit).mean():.0%}" for limit in SIMILARITIES]
@@ -205,7 +218,7 @@ def duplicates(given: Given) -> None:
         gone = stands_for != np.arange(len(prints))
         other = gone & (names != names[stands_for])
         rows.append((limit, len(prints), gone.sum(), other.sum()))
-    show(("limit", "bars", "dropped", "of these like one of another file"), rows)
+    show(("limit", "bars", "rejected", "of these near-duplicates of another file"), rows)
 
     rows = []
     for n in (1000, 10_000) if given.quick else (10_000, 100_000):
@@ -223,7 +236,7 @@ def duplicates(given: Given) -> None:
 def _guises(
     bar: np.ndarray, rate: int, rng: np.random.Generator
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """A bar as it may come along in another file."""
+    """Changed copies of a bar, as other files may hold them."""
     noise = 1e-3 * rng.standard_normal(len(bar), np.float32)
     yield "itself, -10 dB, noise -60 dB", 0.3 * (bar + noise)
     for kind, subtype in (("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")):
@@ -240,13 +253,13 @@ def _guises(
 def cut_bars(
     paths: Sequence[Path], recipe: loops.PreparationConfig
 ) -> list[tuple[str, np.ndarray]]:
-    """All loops of some files, each with the name of its file, however unsure their tempo."""
-    found = []
+    """All loops of some files, each with the name of its file, at any confidence of the tempo."""
+    bars = []
     for path in tqdm(paths, desc="bars", leave=False):
         source, item = folder.FolderSource(path.parent), Item(path.name)
         cut, _, _ = loops.prepare_item(source, item, replace(recipe, min_confidence=0.0))
-        found += [(path.stem, bar.astype(np.float32) / audio.INT16_SCALE) for bar in cut]
-    return found
+        bars += [(path.stem, bar.astype(np.float32) / INT16_SCALE) for bar in cut]
+    return bars
 
 
 def show(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -257,7 +270,7 @@ def show(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def seconds(path: Path) -> float:
-    """Of audio; 0 where it is none that can be read."""
+    """Seconds of audio in a file; 0 where it cannot be read as audio."""
     try:
         return float(soundfile.info(path).duration) if path.is_file() else 0.0
     except soundfile.SoundFileError:
@@ -265,5 +278,5 @@ def seconds(path: Path) -> float:
 
 
 def _read(path: Path) -> tuple[np.ndarray, int, Any]:
-    recording = audio.read_audio(path)
+    recording = read_audio(path)
     return recording.samples, recording.rate_hz, recording.tags

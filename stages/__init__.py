@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from techloop.allocator import keep_freed_memory
+
 # A full or read-only disk, a quota, no permission, a file that may not grow.
 UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EFBIG}
 
@@ -32,6 +34,7 @@ def run_stage(main: Callable[..., None]) -> None:
     except TypeError:
         expected = " ".join(parameter.upper() for parameter in signature.parameters)
         sys.exit(f"usage: python -m stages.{name} {expected}".rstrip())
+    keep_freed_memory()
     leave_when_told()  # the run is told how it ended, and what was trained is kept
     try:
         main(*arguments)

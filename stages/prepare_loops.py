@@ -7,8 +7,8 @@ from techloop.data.build import prepare_loops
 from techloop.data.loops import PreparationConfig
 from techloop.data.source import Source
 from techloop.data.sources.folder import FolderSource
-from techloop.data.sources.fsld import FSLDSource
-from techloop.data.sources.synth import SynthSource
+from techloop.data.sources.fsld.source import FSLDSource
+from techloop.data.sources.synth.source import SynthSource
 from techloop.params import Params, load_params
 from techloop.tracking.run import track
 

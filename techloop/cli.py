@@ -1,33 +1,35 @@
-"""The `techloop` command: new loops, reconstructions, morphs and walks; what a dataset holds."""
+"""The `techloop` command: new loops, reconstructions, morphs and walks; datasets and checks."""
 
-# Nothing heavy is imported up here: `techloop --help` answers at once.
-import importlib.metadata
+# Heavy modules are imported inside functions, so that `techloop --help` answers at once.
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from techloop import __version__
+from techloop.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from techloop.data.summary import LoopsFolder
+    from techloop.data.loops_folder import LoopsFolder
     from techloop.instrument import Instrument
 
 
 class Stretch(StrEnum):
-    """How a loop gets the tempo of the grid."""
+    """How a loop is brought to the tempo of the grid."""
 
     RESAMPLE = "resample"
     PRESERVE_PITCH = "preserve_pitch"
 
 
 MODELS = Path("data/latent_vae")
-PREFERRED = "kl-posterior-4"  # of the default cells, the one whose prior is nearest to real loops
+PREFERRED = "kl-posterior-4"  # the default cell whose prior is closest to real loops
 
 app = typer.Typer(
     help=__doc__,
@@ -38,7 +40,7 @@ app = typer.Typer(
 )
 
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same loops.")]
-Out = Annotated[Path, typer.Option(help="Folder for the WAVs; made where it is missing.")]
+Out = Annotated[Path, typer.Option(help="Folder for the WAVs; created where it is missing.")]
 Model = Annotated[
     Path | None,
     typer.Option(
@@ -52,15 +54,15 @@ Settings = Annotated[
         "--set",
         metavar="NAME=UNITS",
         help="Move along a control, as in brighter=+1.5: louder, brighter, noisier, bassier, "
-        "denser or punchier, by deviations of the prior. Again for a further one.",
+        "denser or punchier, in standard deviations of the prior. Repeat it for more controls.",
         show_default=False,
     ),
 ]
 Controls = Annotated[
     Path | None,
     typer.Option(
-        help="Where --set's directions are. Default: controls.json in the model's folder, else "
-        "what `evaluate_controls` of the pipeline has written.",
+        help="File with the directions of --set. Default: controls.json in the model's folder, "
+        "else the one that the pipeline's `evaluate_controls` wrote.",
         show_default=False,
     ),
 ]
@@ -72,9 +74,9 @@ Recording = Annotated[Path, typer.Argument(help="Any audio file: WAV, FLAC, OGG,
 def techloop(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """New loops, reconstructions, morphs and walks; what a dataset holds."""
+    """New loops, reconstructions, morphs and walks; datasets and checks."""
     if version:
-        typer.echo(importlib.metadata.version("techloop"))
+        typer.echo(__version__)
         raise typer.Exit
 
 
@@ -87,8 +89,8 @@ def generate(
     out: Out = Path("out"),
     model: Model = None,
 ) -> None:
-    """New loops, each drawn from the prior."""
-    with _paragraphs():
+    """New loops, each sampled from the prior."""
+    with _errors_as_text():
         by = _units(settings or [])
         folder, instrument = _instrument(model)
         audio = instrument.generate(loops, seed, _shift(by, controls, folder, instrument))
@@ -101,8 +103,8 @@ def generate(
 
 @app.command()
 def reconstruct(file: Recording, out: Out = Path("out"), model: Model = None) -> None:
-    """A recording as the models hear it: each of its loops through both and back."""
-    with _paragraphs():
+    """Each loop of a recording, encoded and decoded by both models."""
+    with _errors_as_text():
         folder, instrument = _instrument(model)
         audio, bars = _loops_of(file, instrument)
         about = {"command": "reconstruct", "arguments": {"file": file.name}}
@@ -120,7 +122,7 @@ def morph(
     model: Model = None,
 ) -> None:
     """From the first loop of A to the first loop of B, in equal steps."""
-    with _paragraphs():
+    with _errors_as_text():
         folder, instrument = _instrument(model)
         ends = [_loops_of(file, instrument)[0][0] for file in (a, b)]
         piece = instrument.morph(ends[0], ends[1], bars)
@@ -138,8 +140,8 @@ def walk(
     out: Out = Path("out"),
     model: Model = None,
 ) -> None:
-    """A wandering through the space of loops that ends where it began."""
-    with _paragraphs():
+    """A random walk through the space of loops that ends where it began."""
+    with _errors_as_text():
         by = _units(settings or [])
         folder, instrument = _instrument(model)
         piece = instrument.walk(bars, seed, _shift(by, controls, folder, instrument))
@@ -155,17 +157,17 @@ def prepare(
     ],
     out: Annotated[str, typer.Argument(help="Folder of the dataset, or its URI; is replaced.")],
     bpm: Annotated[float, typer.Option(help="Tempo of the grid.")] = 125.0,
-    bars: Annotated[int, typer.Option(help="Bars a loop.")] = 1,
-    sample_rate_hz: Annotated[int, typer.Option(help="Of the loops.")] = 16_000,
+    bars: Annotated[int, typer.Option(help="Bars per loop.")] = 1,
+    sample_rate_hz: Annotated[int, typer.Option(help="Sample rate of the loops.")] = 16_000,
     stretch: Annotated[
-        Stretch, typer.Option(help="To the tempo of the grid: pitch follows, or stays.")
+        Stretch, typer.Option(help="To the tempo of the grid: pitch changes too, or stays.")
     ] = Stretch.RESAMPLE,
     workers: Annotated[
-        int | None, typer.Option(help="Processes; one a CPU by default.", show_default=False)
+        int | None, typer.Option(help="Processes; one per CPU by default.", show_default=False)
     ] = None,
 ) -> None:
-    """A dataset from a folder of any audio, without the pipeline. An interrupted run goes on."""
-    with _paragraphs():
+    """A dataset from a folder of any audio, without the pipeline. Resumes an interrupted run."""
+    with _errors_as_text():
         from techloop.data.build import prepare_loops
         from techloop.data.loops import PreparationConfig
         from techloop.data.sources.folder import FolderSource
@@ -175,7 +177,7 @@ def prepare(
         recipe = PreparationConfig(grid, stretch=stretch.value)
         card = prepare_loops(FolderSource(source), out, recipe, workers=workers)
     typer.echo(
-        f"{card['loops']} loops of {card['items']} files; `techloop inspect {out}` says more"
+        f"{card['loops']} loops of {card['items']} files; `techloop inspect {out}` shows details"
     )
 
 
@@ -186,17 +188,18 @@ def inspect(
     ] = "data/loops",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the same as a picture, inspect.png.", show_default=False),
+        typer.Option(help="Folder for the picture inspect.png.", show_default=False),
     ] = None,
 ) -> None:
-    """What a dataset holds, what was left out of it and why, and how its tempi were found."""
-    with _paragraphs():
-        from techloop.data.summary import describe, open_loops
+    """Content of a dataset: splits, licences, tempi, levels, and what was left out and why."""
+    with _errors_as_text():
+        from techloop.data.loops_folder import open_loops
+        from techloop.reporting.dataset_text import describe
 
         loops = open_loops(folder)
         text = describe(loops, sys.stdout.encoding or "ascii")
     typer.echo(text)
-    with _paragraphs():
+    with _errors_as_text("pipeline"):
         if out is not None:
             typer.echo(f"\n{_draw(loops, out)}")
         if loops.lacking:
@@ -205,11 +208,11 @@ def inspect(
 
 @app.command()
 def fetch_fsld(
-    folder: Annotated[Path, typer.Argument(help="Where it goes.")] = Path("data/raw"),
+    folder: Annotated[Path, typer.Argument(help="Folder of the archive.")] = Path("data/raw"),
 ) -> None:
-    """Download the Freesound Loop Dataset (9 GB), or go on with it."""
-    with _paragraphs():
-        from techloop.data.sources.fsld import download_fsld
+    """Download the Freesound Loop Dataset (9 GB), or resume its download."""
+    with _errors_as_text():
+        from techloop.data.sources.fsld.download import download_fsld
 
         typer.echo(download_fsld(folder))
 
@@ -218,15 +221,16 @@ def fetch_fsld(
 def doctor(
     folder: Annotated[Path, typer.Argument(help="Top of a checkout.")] = Path(),
 ) -> None:
-    """What may be wrong with the machine, the settings, data and models; if it is, exit code 1."""
-    from techloop.pipeline.doctor import examine
+    """Check the machine, settings, data and models; exit code 1 if there are problems."""
+    with _errors_as_text("pipeline"):
+        from techloop.pipeline.doctor import examine
 
-    found = examine(folder.resolve())
-    for finding in found:
+        findings = examine(folder.resolve())
+    for finding in findings:
         typer.echo(f"{finding.level:8} {finding.about}: {finding.told}")
         if finding.do:
             typer.echo(f"{'':8} -> {finding.do}")
-    problems = sum(finding.level == "problem" for finding in found)
+    problems = sum(finding.level == "problem" for finding in findings)
     typer.echo(f"\nproblems: {problems}" if problems else "\nAll is well.")
     if problems:
         raise typer.Exit(1)
@@ -236,8 +240,8 @@ def doctor(
 def profile(
     name: Annotated[str, typer.Argument(help="laptop, studio, or another file in profiles/.")],
 ) -> None:
-    """Give params.yaml the sizes of a profile; comments and all else there stay."""
-    with _paragraphs():
+    """Give params.yaml the sizes of a profile; comments and everything else there stay."""
+    with _errors_as_text("pipeline"):
         from techloop.pipeline.profiles import use_profile
 
         changes = use_profile(name)
@@ -245,42 +249,58 @@ def profile(
 
 
 @contextmanager
-def _paragraphs() -> Iterator[None]:
-    """A user's mistake ends as one paragraph and exit code 1; ours keep their traceback."""
+def _errors_as_text(extra: str = "data") -> Iterator[None]:
+    """Print errors that a user can correct as one paragraph, exit code 1; others are not caught.
+
+    Args:
+        extra: of `pip install 'techloop[...]'`, which the command needs.
+    """
     try:
         yield
     except (ValueError, OSError) as error:
-        typer.echo(f"techloop: {error}", err=True)
-        raise typer.Exit(1) from None
+        message = str(error)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "techloop"):
+            raise
+        message = (
+            f"this command needs the package {package}, which is not installed: "
+            f"pip install 'techloop[{extra}]'"
+        )
+    else:
+        return
+    typer.echo(f"techloop: {message}", err=True)
+    raise typer.Exit(1) from None
 
 
 def _instrument(model: Path | None) -> "tuple[Path, Instrument]":
-    """The instrument asked for, else the first that the pipeline has trained.
+    """Folder and instrument of a model; by default one that the pipeline has trained.
 
     Raises:
-        ValueError: there is none, or its folder is damaged.
+        ValueError: none is trained, or the folder is damaged.
     """
     from techloop.instrument import Instrument
 
+    keep_freed_memory()
     if model is None:
-        found = sorted(path.parent for path in MODELS.glob("[!.]*/config.json"))
-        if not found:
+        models = sorted(path.parent for path in MODELS.glob("[!.]*/config.json"))
+        if not models:
             raise ValueError(
-                f"there is no model in {MODELS.resolve()}. Run `dvc repro` in the repository to "
-                "train one, or give the folder of one with --model."
+                f"no model is in {MODELS.resolve()}. Run `dvc repro` in the repository to train "
+                "one, or give the folder of one with --model."
             )
-        model = next((path for path in found if path.name == PREFERRED), found[0])
-        names = [path.name for path in found if path != model]
+        model = next((path for path in models if path.name == PREFERRED), models[0])
+        names = [path.name for path in models if path != model]
         others = f" (others: {', '.join(names)})" if names else ""
         typer.echo(f"model: {model}{others}", err=True)
     return model, Instrument.load(model)
 
 
 def _units(settings: list[str]) -> dict[str, float]:
-    """`brighter=+1.5` and the like, by name; the last of a name counts.
+    """Settings such as `brighter=+1.5`, by name; of several with one name the last counts.
 
     Raises:
-        ValueError: one is not of that form.
+        ValueError: one does not have that form.
     """
     by = {}
     for setting in settings:
@@ -297,10 +317,10 @@ def _units(settings: list[str]) -> dict[str, float]:
 def _shift(
     by: dict[str, float], controls: Path | None, model: Path, instrument: "Instrument"
 ) -> "torch.Tensor | None":
-    """Where settings move the prior's noise.
+    """The displacement of the prior's noise by settings; None without any.
 
     Raises:
-        ValueError: there is no such control, or no file of them for this model.
+        ValueError: the model has no such control, or no file of controls.
     """
     if not by:
         return None
@@ -313,10 +333,10 @@ def _shift(
 
 
 def _loops_of(file: Path, instrument: "Instrument") -> "tuple[np.ndarray, list[int]]":
-    """A recording on the grid: its loops `(n, samples)`, and the bar that each begins at.
+    """A recording brought to the grid: its loops `(n, samples)`, and the bar that each starts at.
 
     Raises:
-        ValueError: nothing of it can be brought there, with the reason.
+        ValueError: it gives no loop; the message has the reason.
     """
     import numpy as np
 
@@ -335,26 +355,23 @@ def _loops_of(file: Path, instrument: "Instrument") -> "tuple[np.ndarray, list[i
         measured = f" ({value:g}, limit {limit:g})" if limit == limit else ""
         reason = f"{row['reason'].replace('_', ' ')}: {row['detail'].rstrip('.')}{measured}"
         raise ValueError(
-            f"{file} gave no loop: {reason}. A recording must hold {grid.beats} beats or more, at "
-            f"a tempo that can be found; the tempo in its name, as in `{file.stem} "
-            f"128bpm{file.suffix}`, helps."
+            f"{file} gave no loop: {reason}. A recording must have {grid.beats} beats or more, at "
+            f"a tempo that can be estimated; it helps to put the tempo into its name, as in "
+            f"`{file.stem} 128bpm{file.suffix}`."
         )
     return np.stack(loops) / np.float32(INT16_SCALE), [row["bar_in_source"] for row in rows]
 
 
 def _draw(loops: "LoopsFolder", out: Path) -> Path:
-    """Histograms and reasons as a picture in this folder."""
-    from techloop.data.summary import histograms, reasons, ticks
-    from techloop.reporting.dataset_plot import Bins, dataset_overview
+    """Draw the picture of a dataset into a folder."""
+    from techloop.data.summary import histograms, reasons
+    from techloop.reporting.dataset_plot import dataset_overview
 
-    panels = [
-        Bins(h.title, h.unit, h.of, h.edges, h.counts, ticks(h), h.log)
-        for h in histograms(loops.index)
-    ]
-    left_out = [] if loops.rejected is None else reasons(loops.rejected, 0)
+    rejections = [] if loops.rejected is None else reasons(loops.rejected, 0)
     out.mkdir(parents=True, exist_ok=True)
     file = out / "inspect.png"
-    dataset_overview(file, panels, {r.reason.replace("_", " "): r.rows for r in left_out})
+    rows = {reason.reason.replace("_", " "): reason.rows for reason in rejections}
+    dataset_overview(file, histograms(loops.index), rows)
     return file
 
 
@@ -364,9 +381,9 @@ def _write(
     audio: "np.ndarray",
     instrument: "Instrument",
     model: Path,
-    about: dict[str, Any],
+    about: Mapping[str, object],
 ) -> None:
-    """A WAV, and beside it a JSON file that says how it came about: `about`, model and grid."""
+    """Write a WAV, and beside it a JSON file with its origin: `about`, model and grid."""
     from dataclasses import asdict
 
     from techloop.artifacts import write_json
@@ -377,7 +394,7 @@ def _write(
     beats = grid.beats * (len(audio) // grid.samples)
     write_loop(wav, audio, grid.sample_rate_hz, grid.bpm, beats)
     sidecar = {
-        "techloop": importlib.metadata.version("techloop"),
+        "techloop": __version__,
         **about,
         "model": model.name,
         "model_fingerprint": instrument.fingerprint,

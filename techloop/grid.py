@@ -1,4 +1,4 @@
-"""The beat grid: how samples, latent frames, sixteenths, beats and bars relate, exactly."""
+"""The beat grid: exact relations between samples, latent frames, sixteenths, beats and bars."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class Grid:
                 raise ValueError(f"grid: {name} is {getattr(self, name)}; it must be positive")
         one_frame_bpm = 60 * self.sample_rate_hz * self.beats_per_bar / self.hop
         exact = one_frame_bpm / self.bpm
-        # A tempo is written with a few decimals: a millionth of a hop is no misfit.
+        # A tempo is written with a few decimals, so a millionth of a hop is allowed.
         if round(exact) < 1 or abs(exact - round(exact)) > 1e-6 * exact:
             below = max(int(exact), 1)
             slower, faster = one_frame_bpm / (below + 1), one_frame_bpm / below
@@ -71,7 +71,7 @@ class Grid:
 
     @property
     def frame_rate_hz(self) -> float:
-        """Latent frames a second."""
+        """Latent frames per second."""
         return self.sample_rate_hz / self.hop
 
     @property
@@ -81,14 +81,14 @@ class Grid:
 
     @property
     def lengths(self) -> list[int]:
-        """Every length the second level can have: the divisors of `frames`."""
+        """Every length (points per loop) that a latent VAE can have: the divisors of `frames`."""
         return [n for n in range(1, self.frames + 1) if self.frames % n == 0]
 
     def check_length(self, length: int) -> None:
-        """Refuse a representation length that does not divide the frames of a loop.
+        """Check that a latent VAE can have this length.
 
         Raises:
-            ValueError: it does not; the message lists those that do.
+            ValueError: it does not divide the frames of a loop; the message lists those that do.
         """
         if length not in self.lengths:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Both VAEs as one instrument: sample, reconstruct, morph and wander among whole loops."""
+"""Both VAEs as one instrument: sample, reconstruct and morph loops, and walk among them."""
 
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,16 @@ BATCH = 32
 
 
 class Instrument:
-    """A latent VAE over an audio VAE.
+    """A latent VAE on top of its audio VAE.
 
-    Points are `(n, dimensions, length)` float32 tensors on the CPU; audio is float32 in [-1, 1].
+    A loop is audio `(samples,)`, the latents of the audio VAE `(c, frames)`, or the points of the
+    latent VAE `(d, length)`. Points and latents are float32 tensors on the CPU; audio is float32 in
+    [-1, 1].
+
+    Args:
+        audio_vae: decodes latents.
+        latent_vae: was trained on the latents of that audio VAE.
+        fingerprint: of the latent VAE's folder.
     """
 
     def __init__(self, audio_vae: AudioVAE, latent_vae: LatentVAE, fingerprint: str = "") -> None:
@@ -33,72 +40,78 @@ class Instrument:
         """The instrument in `data/latent_vae/<cell>`, or a copy of it anywhere.
 
         Raises:
-            ValueError: the folder is damaged, or its VAE 1 is not the one VAE 2 was trained on.
+            ValueError: the folder is damaged, or the latent VAE was trained on another audio VAE.
         """
         folder = Path(folder)
         latent_vae = LatentVAE.load(folder)
         inner = folder / "audio_vae"
         audio_vae = AudioVAE.load(inner, latent_vae.grid)
-        expected, found = latent_vae.notes.get("audio_vae"), model_fingerprint(inner)
-        if found != expected:
+        expected, actual = latent_vae.notes.get("audio_vae"), model_fingerprint(inner)
+        if actual != expected:
             raise ValueError(
-                f"{inner} is audio VAE {found}, but {folder} was trained on the latents of "
-                f"{expected}: files of two runs are mixed. `dvc checkout dvc.yaml` makes the "
-                "folder whole."
+                f"{inner} is audio VAE {actual}, but {folder} was trained on the latents of "
+                f"{expected}: files of two runs are mixed. `dvc checkout dvc.yaml` restores the "
+                "folder."
             )
         return cls(audio_vae, latent_vae, model_fingerprint(folder))
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """How recordings were brought to the grid for its training, as `techloop.data.loops` takes it.
+        """How the training loops were prepared: fields of `PreparationConfig`, without the grid.
 
         Raises:
-            ValueError: the model does not say; it was not made by the pipeline.
+            ValueError: the model's config does not have it, as the pipeline did not train it.
         """
         if "preparation" not in self.audio_vae.notes:
             raise ValueError(
                 "the model does not say how its loops were prepared (`preparation` in "
-                "audio_vae/config.json), so a recording cannot be brought to it; train it with "
+                "audio_vae/config.json), so a recording cannot be prepared for it; train it with "
                 "`dvc repro`"
             )
         return dict(self.audio_vae.notes["preparation"])
 
     @property
     def point_shape(self) -> tuple[int, int]:
-        """Dimensions and number of the points of one loop."""
+        """Dimensions of a point, and points per loop."""
         return self.latent_vae.latent_dim, self.latent_vae.length
 
     def sample(
         self, n: int, seed: int, shift: Float[Tensor, "d length"] | None = None
     ) -> Float[Tensor, "n d length"]:
-        """Points of `n` loops from the learned prior, its noise moved by `shift`."""
-        draw = torch.Generator().manual_seed(seed)
-        noise = torch.randn(n, *self.point_shape, generator=draw)
+        """Points of `n` loops, sampled from the prior.
+
+        Args:
+            n: how many loops.
+            seed: of the noise.
+            shift: is added to the noise, see `sample_prior`.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(n, *self.point_shape, generator=generator)
         return self.sample_prior(noise, shift)
 
     @torch.inference_mode()
     def sample_prior(
         self, noise: Float[Tensor, "n d length"], shift: Float[Tensor, "d length"] | None = None
     ) -> Float[Tensor, "n d length"]:
-        """Points of the learned prior, given draws of N(0, 1), which are moved by `shift`."""
+        """Points of the prior, as a function of noise from N(0, 1) plus `shift`."""
         noise = noise if shift is None else noise + shift
         return self.latent_vae.sample_prior(noise.to(self.device)).cpu()
 
     @torch.inference_mode()
     def latents(self, points: Float[Tensor, "n d length"]) -> Float[Tensor, "n c frames"]:
-        """VAE 1's latents of loops: the mean of what VAE 2 predicts."""
-        parts = [self.latent_vae.decode(p.to(self.device))[0].cpu() for p in points.split(BATCH)]
-        return torch.cat(parts)
+        """Latents of the audio VAE for loops: the means that the latent VAE predicts."""
+        batches = torch.split(points, BATCH)
+        return torch.cat([self.latent_vae.decode(p.to(self.device))[0].cpu() for p in batches])
 
     @torch.inference_mode()
     def decode(self, latents: Float[Tensor, "n c frames"]) -> Float[np.ndarray, "n samples"]:
-        """Audio of VAE 1's latents, never beyond full scale."""
-        parts = [self.audio_vae.decode(z.to(self.device)).cpu() for z in latents.split(BATCH)]
-        return torch.cat(parts).numpy()
+        """Audio of the audio VAE's latents, never beyond full scale."""
+        batches = torch.split(latents, BATCH)
+        return torch.cat([self.audio_vae.decode(z.to(self.device)).cpu() for z in batches]).numpy()
 
     @torch.inference_mode()
     def embed(self, audio: Float[np.ndarray, "n samples"]) -> Float[Tensor, "n d length"]:
-        """Points of loops: posterior means of both levels.
+        """Points of loops: posterior means of both VAEs.
 
         Raises:
             ValueError: the audio is not whole loops of this grid.
@@ -109,19 +122,20 @@ class Instrument:
                 f"the model's grid ({self.grid.bpm:g} BPM, {self.grid.bars} bars)"
             )
         parts = []
-        for x in torch.from_numpy(audio).split(BATCH):
+        for x in torch.split(torch.from_numpy(audio), BATCH):
             mu, sigma = self.audio_vae.encode(x.to(self.device))
             parts.append(self.latent_vae.encode(mu, sigma)[0].cpu())
         return torch.cat(parts)
 
     def render(self, points: Float[Tensor, "n d length"]) -> Float[np.ndarray, "n samples"]:
-        """Audio of points, each an exact loop on its own."""
+        """Audio of points: one exact loop for each."""
         return self.decode(self.latents(points))
 
     def render_sequence(self, points: Float[Tensor, "n d length"]) -> Float[np.ndarray, " samples"]:
-        """Audio of points one after another, decoded as one circle: no seam at any bar line."""
+        """Audio of loops in sequence, decoded as one circle, so without a seam at any bar line."""
         chain = torch.cat(list(self.latents(points)), -1)
-        return self.decode(chain[None])[0]
+        audio: np.ndarray = self.decode(chain[None])[0]
+        return audio
 
     def generate(
         self, n: int, seed: int, shift: Float[Tensor, "d length"] | None = None
@@ -130,13 +144,13 @@ class Instrument:
         return self.render(self.sample(n, seed, shift))
 
     def reconstruct(self, audio: Float[np.ndarray, "n samples"]) -> Float[np.ndarray, "n samples"]:
-        """Loops through both levels and back."""
+        """Loops, encoded and decoded by both VAEs."""
         return self.render(self.embed(audio))
 
     def morph(
         self, a: Float[np.ndarray, " samples"], b: Float[np.ndarray, " samples"], bars: int
     ) -> Float[np.ndarray, " total"]:
-        """From loop `a` to loop `b` in `bars` bars, straight through the top space."""
+        """From loop `a` to loop `b` in `bars` bars, on a line in the latent VAE's space."""
         ends = self.embed(np.stack([a, b]))
         return self.render_sequence(interpolate(ends[0], ends[1], self._loops(bars)))
 
@@ -148,11 +162,12 @@ class Instrument:
         return self.render_sequence(self.sample_prior(noise, shift))
 
     def _loops(self, bars: int) -> int:
-        """How many loops make so many bars."""
+        """The number of loops in so many bars."""
         loops, rest = divmod(bars, self.grid.bars)
         if rest:
             raise ValueError(
-                f"{bars} bars are no whole number of loops, which have {self.grid.bars} bars each"
+                f"{bars} bars are not a whole number of loops, which have {self.grid.bars} bars "
+                "each"
             )
         return loops
 
@@ -166,7 +181,7 @@ def interpolate(
         ValueError: fewer than two points.
     """
     if n < 2:
-        raise ValueError(f"a way from one loop to another needs 2 bars or more, got {n}")
+        raise ValueError(f"a path from one loop to another needs 2 bars or more, got {n}")
     share = torch.linspace(0, 1, n)[:, None, None]
     return (1 - share) * a + share * b
 
@@ -174,10 +189,11 @@ def interpolate(
 def interpolate_spherically(
     a: Float[Tensor, "d length"], b: Float[Tensor, "d length"], n: int
 ) -> Float[Tensor, "n d length"]:
-    """`n` points on the arc from `a` to `b`, both included, evenly in angle and in norm.
+    """`n` points on the arc from `a` to `b`, both included, equally spaced in angle and in norm.
 
-    In many dimensions draws of a normal distribution lie near a sphere, and a straight line between
-    two of them passes well inside it. Ends in one direction, or one at the origin: the line.
+    In many dimensions samples of a normal distribution lie near a sphere, and a straight line
+    between two of them passes far inside it. Where both ends have one direction, or one end is the
+    origin, the result is the straight line.
 
     Raises:
         ValueError: fewer than two points.
@@ -192,23 +208,24 @@ def interpolate_spherically(
     if angle.sin() < 1e-4 or min(norms) == 0:
         return straight
     share = torch.linspace(0, 1, n)[:, None, None]
-    ways = ((1 - share) * angle).sin() * a / norms[0] + (share * angle).sin() * b / norms[1]
-    return ways / angle.sin() * ((1 - share) * norms[0] + share * norms[1])
+    directions = ((1 - share) * angle).sin() * a / norms[0] + (share * angle).sin() * b / norms[1]
+    points: Tensor = directions / angle.sin() * ((1 - share) * norms[0] + share * norms[1])
+    return points
 
 
 def closed_walk(n: int, shape: tuple[int, int], seed: int, harmonics: int = 2) -> Tensor:
-    """`n` points `(n, *shape)` of a closed random curve whose every point is a draw of N(0, 1).
+    """`n` points `(n, *shape)` on a closed random curve, each distributed as N(0, 1).
 
-    A random Fourier series of few harmonics. Each point has that distribution over seeds, so what
-    the prior makes of the walk stays where the decoder was trained.
+    The curve is a random Fourier series of few harmonics. Over seeds, each point is normally
+    distributed, so the prior maps it to points on which the decoder was trained.
 
     Raises:
         ValueError: fewer than two points.
     """
     if n < 2:
         raise ValueError(f"a walk needs 2 bars or more, got {n}")
-    draw = torch.Generator().manual_seed(seed)
-    waves = torch.randn(2, harmonics, *shape, generator=draw) / harmonics**0.5
+    generator = torch.Generator().manual_seed(seed)
+    waves = torch.randn(2, harmonics, *shape, generator=generator) / harmonics**0.5
     angle = 2 * torch.pi * torch.arange(n)[:, None] / n * torch.arange(1, harmonics + 1)
     return torch.einsum("nh,hdl->ndl", angle.cos(), waves[0]) + torch.einsum(
         "nh,hdl->ndl", angle.sin(), waves[1]

@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def loops_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`data/loops` of 60 rendered bars, in several shards."""
     from techloop.data.build import prepare_loops
-    from techloop.data.sources.synth import SynthSource
+    from techloop.data.sources.synth.source import SynthSource
     from tests.helpers.params import GRID, preparation, recipe, small_params
 
     folder = tmp_path_factory.mktemp("world") / "loops"

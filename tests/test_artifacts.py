@@ -8,7 +8,7 @@ import pytest
 from techloop.artifacts import atomic_folder, atomic_write, fingerprint, read_json, write_json
 
 
-def test_a_folder_takes_its_place_whole(tmp_path: Path) -> None:
+def test_a_folder_appears_complete(tmp_path: Path) -> None:
     place = tmp_path / "sub" / "folder"
     for content in ("first", "second"):
         with atomic_folder(place) as new:
@@ -34,7 +34,7 @@ def test_after_an_error_the_old_folder_stays_and_nothing_else(tmp_path: Path) ->
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
-def test_json_round_trip_with_what_json_cannot_say(tmp_path: Path) -> None:
+def test_json_round_trip_with_nan_and_numpy_numbers(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(
         path, {"n": np.float32(1.5), "bad": math.nan, "list": [np.int64(3), math.inf], "s": "é"}
@@ -43,8 +43,8 @@ def test_json_round_trip_with_what_json_cannot_say(tmp_path: Path) -> None:
     assert json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_json_that_is_not_there_or_damaged(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no complete artifact.*dvc repro"):
+def test_missing_and_damaged_json_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"not a complete artifact.*dvc repro"):
         read_json(tmp_path / "card.json")
     atomic_write(tmp_path / "card.json", '{"half":')
     with pytest.raises(ValueError, match="is damaged"):

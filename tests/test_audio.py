@@ -57,7 +57,7 @@ def test_a_stream_reads_as_a_path_does(tmp_path, suffix):
     file = tmp_path / f"x.{suffix}"
     soundfile.write(file, sine(440, 4 * RATE), RATE, format=suffix)
     with file.open("rb") as stream:
-        stream.seek(7)  # wherever it stands
+        stream.seek(7)  # any position
         np.testing.assert_array_equal(read_audio(stream).samples, read_audio(file).samples)
 
 
@@ -99,7 +99,7 @@ def test_a_tenth_of_a_second_and_one_sample_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff"])
-def test_a_file_cut_short_gives_what_it_holds(tmp_path, suffix):
+def test_a_truncated_file_gives_its_samples(tmp_path, suffix):
     x = sine(440, 10 * RATE) + 0.02 * np.random.default_rng(0).standard_normal(10 * RATE)
     soundfile.write(tmp_path / f"x.{suffix}", x, RATE, format=suffix)
     content = (tmp_path / f"x.{suffix}").read_bytes()
@@ -126,13 +126,13 @@ def test_a_damaged_flac_gives_what_comes_before_the_damage(tmp_path):
     np.testing.assert_allclose(samples, x[: len(samples)], atol=1e-4)
 
 
-@pytest.mark.parametrize("said", [0x7FFFFFFF, 0xFFFFFFFF])
-def test_a_wav_of_unknown_length_is_read_to_its_end(said):
+@pytest.mark.parametrize("length", [0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_wav_of_unknown_length_is_read_to_its_end(length):
     file = io.BytesIO()
     soundfile.write(file, sine(440), RATE, format="WAV")
     content = bytearray(file.getvalue())
     place = content.index(b"data") + 4
-    content[place : place + 4] = struct.pack("<I", said)
+    content[place : place + 4] = struct.pack("<I", length)
     assert len(read_audio(io.BytesIO(content)).samples) == RATE
 
 
@@ -145,7 +145,7 @@ def test_a_flac_of_unknown_length_is_read_to_its_end():
     assert len(read_audio(io.BytesIO(content)).samples) == 4 * RATE
 
 
-def test_a_header_that_promises_too_much_does_no_harm():
+def test_a_header_that_announces_too_much_is_harmless():
     file = io.BytesIO()
     soundfile.write(file, sine(440, 4 * RATE), RATE, format="FLAC")
     content = bytearray(file.getvalue())
@@ -154,7 +154,7 @@ def test_a_header_that_promises_too_much_does_no_harm():
     assert len(read_audio(io.BytesIO(content)).samples) == 4 * RATE
 
 
-def test_what_cannot_be_read_is_unreadable(tmp_path):
+def test_other_files_are_unreadable(tmp_path):
     soundfile.write(tmp_path / "none.wav", np.zeros(0), RATE)
     (tmp_path / "text.wav").write_text("no audio")
     (tmp_path / "noise.mp3").write_bytes(np.random.default_rng(0).bytes(5000))
@@ -170,12 +170,12 @@ def test_what_cannot_be_read_is_unreadable(tmp_path):
     }.items():
         with pytest.raises(Unreadable, match=why) as error:
             read_audio(tmp_path / name)
-        assert "0x" not in str(error.value)  # no address of an object, which would differ each time
+        assert "0x" not in str(error.value)  # an object's address would differ each time
         assert str(tmp_path) not in str(error.value)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers_are_counted(tmp_path, monkeypatch, bad):
+def test_samples_that_are_not_finite_are_counted(tmp_path, monkeypatch, bad):
     monkeypatch.setattr(audio, "BLOCK", 100)
     x = np.zeros((1000, 2), np.float32)
     x[[321, 322, 900], [0, 1, 1]] = bad
@@ -197,31 +197,31 @@ def written(x, tmp_path, rate=44_100, subtype="PCM_16", suffix="wav"):
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
-@pytest.mark.parametrize("level", [1.0, 0.3])  # and turned down after it was cut off
-def test_a_sine_cut_off_is_clipped_where_it_is_flat(tmp_path, subtype, level):
+@pytest.mark.parametrize("level", [1.0, 0.3])  # 0.3: turned down after clipping
+def test_a_clipped_sine_is_clipped_where_it_is_flat(tmp_path, subtype, level):
     x = sine(110, 44_100, 44_100, amplitude=2.0)
-    found = written(level * x.clip(-1, 1), tmp_path, subtype=subtype).clipped
+    clipped = written(level * x.clip(-1, 1), tmp_path, subtype=subtype).clipped
     flat = np.flatnonzero(np.abs(x) >= 1)
-    assert found.dtype == np.int64
-    assert (np.diff(found) > 0).all()
-    assert set(found) <= set(flat)
-    assert len(found) > 0.99 * len(flat)
+    assert clipped.dtype == np.int64
+    assert (np.diff(clipped) > 0).all()
+    assert set(clipped) <= set(flat)
+    assert len(clipped) > 0.99 * len(flat)
 
 
 def test_one_clipped_channel_is_enough(tmp_path):
     x = np.stack([sine(110, 44_100, 44_100, 0.4), sine(110, 44_100, 44_100, 2).clip(-1, 1)], axis=1)
-    found = written(x, tmp_path).clipped
-    np.testing.assert_array_equal(found, written(x[:, 1], tmp_path).clipped)
-    assert len(found) > 10_000
+    clipped = written(x, tmp_path).clipped
+    np.testing.assert_array_equal(clipped, written(x[:, 1], tmp_path).clipped)
+    assert len(clipped) > 10_000
 
 
-def test_plateaus_go_on_across_blocks(tmp_path, monkeypatch):
+def test_plateaus_continue_across_blocks(tmp_path, monkeypatch):
     x = np.concatenate([sine(55, 30_000, 44_100, 0.1), sine(55, 30_000, 44_100, 3.0).clip(-1, 1)])
-    found = written(x, tmp_path).clipped
-    assert len(found) > 20_000
+    clipped = written(x, tmp_path).clipped
+    assert len(clipped) > 20_000
     for block in (64, 7):
         monkeypatch.setattr(audio, "BLOCK", block)
-        np.testing.assert_array_equal(read_audio(tmp_path / "x.wav").clipped, found)
+        np.testing.assert_array_equal(read_audio(tmp_path / "x.wav").clipped, clipped)
 
 
 @pytest.mark.parametrize("rate", [22_050, 44_100, 48_000, 96_000])
@@ -236,11 +236,11 @@ def test_a_low_sine_is_not_clipped_however_coarse(tmp_path, rate, subtype, ampli
 @pytest.mark.parametrize(
     "x", [np.zeros(5000), np.full(5000, 0.25), np.random.default_rng(0).uniform(-1, 1, 5000)]
 )
-def test_silence_and_what_never_moves_and_noise_are_not_clipped(tmp_path, x):
+def test_silence_constants_and_noise_are_not_clipped(tmp_path, x):
     assert written(x, tmp_path).clipped.size == 0
 
 
-def test_a_square_wave_is_a_plateau_by_nature(tmp_path):
+def test_a_square_wave_counts_as_clipped(tmp_path):
     x = 0.5 * np.sign(sine(100, 44_100, 44_100) + 1e-6)
     assert written(x, tmp_path).clipped.size > 0.95 * x.size
 
@@ -252,12 +252,12 @@ def test_lossy_formats_are_clipped_where_they_go_beyond_full_scale(tmp_path, suf
     assert written(0.9 * x, tmp_path, subtype=subtype, suffix=suffix).clipped.size == 0
 
 
-def test_a_loop_beyond_the_samples_is_none(tmp_path):
+def test_a_loop_that_ends_after_the_samples_is_ignored(tmp_path):
     write_loop(tmp_path / "x.wav", sine(440, 30_720), RATE, 125.0, 4)
     content = bytearray((tmp_path / "x.wav").read_bytes())
     end = content.index(b"smpl") + 8 + 48
-    for said, loop in ((30_719, (0, 30_720)), (30_720, (0, 30_720)), (30_721, None)):
-        content[end : end + 4] = struct.pack("<I", said)
+    for length, loop in ((30_719, (0, 30_720)), (30_720, (0, 30_720)), (30_721, None)):
+        content[end : end + 4] = struct.pack("<I", length)
         assert read_audio(io.BytesIO(content)).tags.loop == loop
 
 
@@ -267,7 +267,7 @@ def test_resampling_keeps_the_pitch():
     np.testing.assert_allclose(y[1000:-1000], sine(440)[1000:-1000], atol=1e-3)
 
 
-def test_resampling_to_the_same_changes_no_bit():
+def test_resampling_to_the_same_rate_changes_nothing():
     x = sine(440)
     assert resample(x, RATE, RATE) is x
     assert resample_circle(x, len(x)) is x
@@ -292,7 +292,7 @@ def test_a_resampled_attack_hardly_rings():
     assert y[200:-200].max() < 1e-4 * y.max()  # a brick wall leaves 1.6e-3
 
 
-def test_dc_goes_and_nothing_else():
+def test_only_the_mean_is_removed():
     np.testing.assert_allclose(remove_dc(sine(100) + np.float32(0.3)), sine(100), atol=1e-6)
 
 
@@ -334,11 +334,11 @@ def test_a_closed_seam_does_not_step(start):
     largest = np.abs(np.diff(x)).max()
     assert step_at_wrap(closed) <= 1.05 * largest
     assert np.abs(np.diff(closed)).max() <= 2 * largest
-    # What lies away from the joint is as it was.
+    # Samples away from the seam are unchanged.
     np.testing.assert_array_equal(closed[240:-240], x[start + 240 : end - 240])
 
 
-def test_the_wrap_of_a_cut_is_the_recordings_own_joint():
+def test_the_wrap_of_a_cut_is_as_continuous_as_the_recording():
     x = np.random.default_rng(0).standard_normal(20_000).astype(np.float32)
     closed = close_seam(x, 1000, 9000, 240, circular=False)
     assert closed[0] == x[1000]
@@ -352,7 +352,7 @@ def test_the_first_bar_of_a_circle_is_preceded_by_its_end():
     np.testing.assert_array_equal(close_seam(x, 0, len(x), 240, circular=True), x)
 
 
-def test_nothing_around_a_cut_leaves_it_as_it_is():
+def test_a_cut_of_the_whole_recording_stays_unchanged():
     x = sine(97.3, 8000)
     np.testing.assert_array_equal(close_seam(x, 0, 8000, 240, circular=False), x)
 
@@ -362,7 +362,7 @@ def test_a_rest_after_a_loud_bar_stays_a_rest():
     np.testing.assert_array_equal(close_seam(x, 8000, 16_000, 240, circular=False), x[8000:])
 
 
-def test_16_bits_never_wrap_around():
+def test_16_bit_samples_are_clipped_not_wrapped():
     x = np.array([0, 0.5, 1, 2, -1, -2], np.float32)
     assert to_int16(x).tolist() == [0, 16384, 32767, 32767, -32768, -32768]
 
@@ -384,7 +384,7 @@ def test_a_written_loop_reads_back_with_its_loop_points_and_tempo(tmp_path):
     assert struct.unpack_from("<IHHf", chunk(path, b"acid"), 12) == (4, 4, 4, 125.0)
 
 
-def test_a_loop_too_loud_is_turned_down_whole(tmp_path):
+def test_a_loop_beyond_full_scale_is_turned_down(tmp_path):
     write_loop(tmp_path / "x.wav", 3 * sine(440, 30_720), RATE, 125.0, 4)
     samples = read_audio(tmp_path / "x.wav").samples
     np.testing.assert_allclose(samples, 2 * sine(440, 30_720), atol=1e-3)
@@ -398,7 +398,7 @@ def test_a_loop_too_loud_is_turned_down_whole(tmp_path):
         (np.zeros(30_000, np.float32), r"4 beats at 125 BPM are 30720.0 samples"),
     ],
 )
-def test_what_is_no_loop_is_not_written(tmp_path, samples, message):
+def test_impossible_loops_are_not_written(tmp_path, samples, message):
     with pytest.raises(ValueError, match=message):
         write_loop(tmp_path / "x.wav", samples, RATE, 125.0, 4)
     assert not list(tmp_path.iterdir())

@@ -32,7 +32,7 @@ from techloop.data.build import prepare_loops
 from techloop.data.loops import prepare_item
 from techloop.data.source import Item
 from techloop.data.sources.folder import FolderSource
-from techloop.data.sources.fsld import FSLDSource
+from techloop.data.sources.fsld.source import FSLDSource
 from tests.helpers.datasets import contents
 from tests.helpers.params import ROOT, FullDisk
 from tests.helpers.sources import GRID, RECIPE, bar, prepared, rows_of, settings
@@ -270,9 +270,9 @@ BAD = {
     "bad/link to itself.wav": Bad(links("link to itself.wav"), "unreadable", "symbolic links"),
     "bad/circle/a.wav": Bad(links("b.wav"), "unreadable", "symbolic links"),
     "bad/circle/b.wav": Bad(links("a.wav"), "unreadable", "symbolic links"),
-    "bad/link to a device.wav": Bad(links("/dev/zero"), "unreadable", "no regular file"),
-    "bad/pipe.wav": Bad(os.mkfifo, "unreadable", "no regular file"),
-    "bad/socket.wav": Bad(listens, "unreadable", "no regular file"),
+    "bad/link to a device.wav": Bad(links("/dev/zero"), "unreadable", "not a regular file"),
+    "bad/pipe.wav": Bad(os.mkfifo, "unreadable", "not a regular file"),
+    "bad/socket.wav": Bad(listens, "unreadable", "not a regular file"),
     "bad/a tenth of a second.wav": Bad(
         holds(as_wav(bar(903)[:400])), "shorter_than_a_bar", "beats from the first downbeat"
     ),
@@ -725,7 +725,7 @@ def test_a_folder_that_is_gone_before_it_is_read(tmp_path, good):
     with pytest.raises(ValueError, match=r"none of 20 items.*unreadable: 20.*No such file"):
         prepare_loops(Gone(tmp_path / "in"), tmp_path / "loops", RECIPE, **settings(tmp_path))
     assert not (tmp_path / "loops").exists()
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         prepare_loops(good, tmp_path / "loops", RECIPE, **settings(tmp_path))
 
 

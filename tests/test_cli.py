@@ -15,6 +15,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner, Result
 
+import techloop
 from techloop.artifacts import read_json, write_json
 from techloop.audio.io import read_audio
 from techloop.audio.wav import write_loop
@@ -33,7 +34,7 @@ PREPARATION = {key: value for key, value in vars(recipe()).items() if key != "gr
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole instrument, untrained and tiny."""
+    """A complete instrument, untrained and tiny."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("repository") / "data" / "latent_vae" / "tiny"
     (folder / "audio_vae").mkdir(parents=True)
@@ -69,7 +70,7 @@ def run(*arguments: object) -> Result:
 
 
 def check(wav: Path, bars: int) -> dict:
-    """A WAV is 16-bit, whole bars, loops over all of it, and says how it came about."""
+    """Check a WAV (16 bits, whole bars, loops over its length) and return its JSON file."""
     with wave.open(str(wav)) as file:
         assert (file.getsampwidth(), file.getnchannels()) == (2, 1)
         assert file.getframerate() == GRID.sample_rate_hz
@@ -106,18 +107,18 @@ def test_generate(model: Path, tmp_path: Path) -> None:
 
 
 def test_settings_move_along_controls(model: Path, tmp_path: Path) -> None:
-    """From the file beside the model, or from the one that is named."""
+    """The controls come from the file beside the model, or from a named file."""
     home = Path(shutil.copytree(model, tmp_path / "model"))
     direction = np.zeros((3, 4))
     direction[0, 0] = 1
-    told = {
+    control = {
         "descriptor": "centroid_hz",
         "interval": [0, 1],
         "gains": {},
         "direction": direction.tolist(),
     }
-    held = {"latent_vae": model_fingerprint(home), "controls": {"brighter": told}}
-    write_json(home / "controls.json", held)
+    controls = {"latent_vae": model_fingerprint(home), "controls": {"brighter": control}}
+    write_json(home / "controls.json", controls)
     for name, settings in (("none", ()), ("up", ("--set", "brighter=+1.5"))):
         for command in ("generate", "walk"):
             out = tmp_path / command / name
@@ -144,7 +145,9 @@ def test_settings_move_along_controls(model: Path, tmp_path: Path) -> None:
         ("brighter=1", "controls.json is not there"),
     ],
 )
-def test_a_setting_that_cannot_be(setting: str, message: str, model: Path, tmp_path: Path) -> None:
+def test_a_wrong_setting_is_refused(
+    setting: str, message: str, model: Path, tmp_path: Path
+) -> None:
     result = run("generate", "--set", setting, "--out", tmp_path / "out", "--model", model)
     assert result.exit_code == 1
     assert message in result.output
@@ -166,14 +169,14 @@ def test_reconstruct_takes_every_loop_of_a_recording(
     file = recordings / "first 125bpm.wav"
     result = run("reconstruct", file, "--out", tmp_path, "--model", model)
     assert result.exit_code == 0, result.output
-    made = sorted(path.name for path in tmp_path.glob("*.wav"))
-    assert made == [f"reconstruct-first 125bpm-bar{bar:02d}-125bpm.wav" for bar in (0, 1)]
-    about = check(tmp_path / made[1], bars=1)
+    names = sorted(path.name for path in tmp_path.glob("*.wav"))
+    assert names == [f"reconstruct-first 125bpm-bar{bar:02d}-125bpm.wav" for bar in (0, 1)]
+    about = check(tmp_path / names[1], bars=1)
     assert about["arguments"] == {"file": file.name}
     assert about["bar"] == 1
 
 
-def test_morph_and_walk_are_whole_pieces(model: Path, recordings: Path, tmp_path: Path) -> None:
+def test_morph_and_walk_have_all_bars(model: Path, recordings: Path, tmp_path: Path) -> None:
     ends = [recordings / "first 125bpm.wav", recordings / "second 125bpm.wav"]
     result = run("morph", *ends, "--bars", 3, "--out", tmp_path, "--model", model)
     assert result.exit_code == 0, result.output
@@ -186,7 +189,7 @@ def test_morph_and_walk_are_whole_pieces(model: Path, recordings: Path, tmp_path
     assert np.abs(read_audio(tmp_path / "walk-seed2-125bpm.wav").samples).max() > 0
 
 
-def test_without_a_model_named_the_first_trained_is_taken_and_told(
+def test_without_a_named_model_the_first_trained_is_used_and_reported(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(model.parents[2])
@@ -197,13 +200,13 @@ def test_without_a_model_named_the_first_trained_is_taken_and_told(
     monkeypatch.chdir(tmp_path)
     result = run("generate")
     assert result.exit_code == 1
-    assert "there is no model in" in result.stderr
+    assert "no model is in" in result.stderr
     assert "dvc repro" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("silence.wav", "gave no loop: silent"),
         ("broken.wav", "gave no loop: unreadable"),
@@ -211,14 +214,14 @@ def test_without_a_model_named_the_first_trained_is_taken_and_told(
     ],
 )
 def test_a_recording_that_cannot_be_used_gives_its_reason(
-    model: Path, recordings: Path, tmp_path: Path, name: str, said: str
+    model: Path, recordings: Path, tmp_path: Path, name: str, message: str
 ) -> None:
     good = recordings / "first 125bpm.wav"
     out = tmp_path / "out"
     for command in (["reconstruct", recordings / name], ["morph", good, recordings / name]):
         result = run(*command, "--out", out, "--model", model)
         assert result.exit_code == 1
-        assert said in result.stderr
+        assert message in result.stderr
         assert "nan" not in result.stderr
         assert result.stderr.count("\n") == 1, "one paragraph"
         assert not out.exists()
@@ -253,7 +256,7 @@ def test_wrong_usage_ends_with_2(arguments: tuple) -> None:
     assert run(*arguments).exit_code == 2
 
 
-def test_help_imports_nothing_heavy_and_names_all(tmp_path: Path) -> None:
+def test_help_imports_nothing_heavy_and_lists_all_commands(tmp_path: Path) -> None:
     script = (
         "import atexit, sys\n"
         "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
@@ -276,7 +279,7 @@ def test_help_imports_nothing_heavy_and_names_all(tmp_path: Path) -> None:
 
 
 def test_version_and_the_help_of_each_command() -> None:
-    assert run("--version").stdout.strip()
+    assert run("--version").stdout.strip() == techloop.__version__
     for name in COMMANDS:
         text = run(name, "--help").stdout
         assert all(option in text for option in ("--out", "--model"))
@@ -285,7 +288,7 @@ def test_version_and_the_help_of_each_command() -> None:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """A loops folder with all that `inspect` looks at."""
+    """A dataset of loops with all that `inspect` reads."""
     folder = tmp_path / "loops"
     folder.mkdir()
     index = pd.DataFrame(
@@ -315,7 +318,7 @@ def test_inspect(dataset: Path, tmp_path: Path) -> None:
     result = run("inspect", dataset)
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
-    for said in (
+    for text in (
         "40 loops of 1 bar",
         "20 of 21 recordings",
         "x.wav, bar 3: less loud (-71.5, limit -60)",
@@ -323,7 +326,7 @@ def test_inspect(dataset: Path, tmp_path: Path) -> None:
         "Tempo of the recordings (BPM)\n  20 recordings: 120 to 129",
         "█",
     ):
-        assert said in result.stdout, said
+        assert text in result.stdout, text
     assert {path.name for path in dataset.iterdir()} == {
         "card.json",
         "index.parquet",
@@ -345,7 +348,7 @@ def test_inspect_draws_a_picture(dataset: Path, tmp_path: Path) -> None:
     assert run("inspect", dataset, "--out", out).exit_code == 0, "nothing to draw"
 
 
-def test_inspect_of_an_older_dataset_shows_what_there_is_and_ends_with_1(dataset: Path) -> None:
+def test_inspect_of_an_older_dataset_shows_its_columns_and_ends_with_1(dataset: Path) -> None:
     index = pd.read_parquet(dataset / "index.parquet")
     index.drop(columns=["loudness_lufs", "duration_s"]).to_parquet(dataset / "index.parquet")
     result = run("inspect", dataset)
@@ -362,7 +365,7 @@ def test_inspect_of_a_wrong_folder_ends_with_1(
     damaged = tmp_path / "damaged"
     shutil.copytree(dataset, damaged)
     (damaged / "index.parquet").write_bytes(b"PAR1")
-    for folder, said in (
+    for folder, message in (
         (tmp_path / "absent", "is not there"),
         (recordings, "holds recordings"),
         (damaged, "truncated or damaged"),
@@ -370,7 +373,7 @@ def test_inspect_of_a_wrong_folder_ends_with_1(
     ):
         result = run("inspect", folder)
         assert result.exit_code == 1
-        assert said in result.stderr
+        assert message in result.stderr
         assert result.stdout == ""
         assert result.stderr.count("\n") == 1, "one paragraph"
 
@@ -384,8 +387,8 @@ def test_prepare_makes_a_dataset_that_inspect_opens(tmp_path: Path) -> None:
         x = np.tile(0.3 * steps * rng.standard_normal(GRID.samples), 2)
         soundfile.write(tmp_path / "in" / f"{i} 125bpm.wav", x, 16_000)
     (tmp_path / "in" / "notes.mp3").write_text("no audio")
-    told = ("--bars", 2, "--stretch", "preserve_pitch", "--workers", 1)
-    result = run("prepare", tmp_path / "in", tmp_path / "out", *told)
+    options = ("--bars", 2, "--stretch", "preserve_pitch", "--workers", 1)
+    result = run("prepare", tmp_path / "in", tmp_path / "out", *options)
     assert result.exit_code == 0, result.output
     assert "24 loops of 25 files" in result.stdout
     card = read_json(tmp_path / "out" / "card.json")
@@ -395,21 +398,21 @@ def test_prepare_makes_a_dataset_that_inspect_opens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("arguments", "message"),
     [
-        (("absent", "out"), "absent is no folder"),
+        (("absent", "out"), "absent is not a folder"),
         (("in", "out", "--bpm", "126"), "nearest tempi that are"),
         (("in", "out"), "holds no audio"),
     ],
 )
 def test_prepare_says_what_is_wrong(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: tuple[str, ...], said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
-    result = run("prepare", *told)
+    result = run("prepare", *arguments)
     assert result.exit_code == 1
-    assert said in result.stderr
+    assert message in result.stderr
     assert result.stderr.count("\n") == 1, "one paragraph"
 
 
@@ -440,3 +443,46 @@ def test_the_help_of_inspect() -> None:
     text = run("inspect", "--help").stdout
     assert "data/loops" in text
     assert "--out" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package", "module", "extra"),
+    [
+        (("inspect",), "pandas", "techloop.data.loops_folder", "data"),
+        (("fetch-fsld",), "requests", "techloop.data.sources.fsld.download", "data"),
+        (("profile", "laptop"), "ruamel.yaml", "techloop.pipeline.profiles", "pipeline"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_extra_that_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    package: str,
+    module: str,
+    extra: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    name = package.partition(".")[0]
+    assert f"needs the package {name}, which is not installed" in result.stderr
+    assert f"pip install 'techloop[{extra}]'" in result.stderr
+    assert result.stderr.count("\n") == 1, "one paragraph"
+
+
+def test_a_missing_module_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "techloop.data.loops_folder", None)
+    assert isinstance(run("inspect").exception, ModuleNotFoundError)
+
+
+def test_the_package_hands_out_its_classes_when_asked_for() -> None:
+    script = (
+        "import sys, techloop\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(*(getattr(techloop, name).__module__ for name in techloop.__all__))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    modules = ["techloop.instrument", "techloop.data.datasets", "techloop.data.datasets"]
+    assert ran.stdout.split() == modules
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        techloop.nothing  # noqa: B018

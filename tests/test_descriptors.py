@@ -1,4 +1,4 @@
-"""Descriptors: librosa as oracle, closed forms, silence, rotation, rhythm of made loops."""
+"""Descriptors: librosa as oracle, closed forms, silence, rotation, rhythm of rendered loops."""
 
 import math
 
@@ -21,7 +21,7 @@ from techloop.audio.descriptors import (
     onsets,
     pulse_clarity,
 )
-from techloop.data.sources.synth import SynthSource
+from techloop.data.sources.synth.source import SynthSource
 from techloop.grid import Grid
 
 GRID = Grid()
@@ -30,7 +30,7 @@ RATE, HOP = GRID.sample_rate_hz, GRID.hop
 
 @pytest.fixture(scope="module")
 def burst():
-    """Noise and two tones in the middle of a loop, silence around: nothing wraps."""
+    """Noise and two tones in the middle of a loop, with silence around, so that nothing wraps."""
     rng = np.random.default_rng(0)
     n = np.arange(GRID.samples)
     envelope = np.zeros(GRID.samples)
@@ -113,9 +113,9 @@ def test_onset_strength_is_librosas_of_librosas_levels(burst):
     mel = filters / filters.sum(1, keepdims=True) @ (power * (4 / ONSET_WINDOW) ** 2)
     level = librosa.power_to_db(mel, amin=1e-6, top_db=None)
     expected = librosa.onset.onset_strength(S=level, sr=RATE, hop_length=HOP, center=False)
-    found = onset_strength(torch.from_numpy(burst)[None], RATE, HOP)[0].numpy()
+    strength = onset_strength(torch.from_numpy(burst)[None], RATE, HOP)[0].numpy()
     inside = slice(70, 165)
-    np.testing.assert_allclose(found[inside], expected[inside], atol=1e-3)
+    np.testing.assert_allclose(strength[inside], expected[inside], atol=1e-3)
 
 
 def test_full_scale_sine_at_997_hz_has_the_loudness_of_the_standard():
@@ -131,13 +131,13 @@ def test_loudness_agrees_with_pyloudnorm(hz):
     n = np.arange(RATE * 3)
     sine = 0.25 * np.sin(2 * np.pi * hz * n / RATE)
     expected = pyloudnorm.Meter(RATE).integrated_loudness(sine)
-    # At 16 kHz its filters, remade for that rate, are not exactly the standard's at 48 kHz.
+    # Its filters are designed again for 16 kHz, so they differ slightly from those at 48 kHz.
     assert frame_descriptors(tone(hz, 0.25), RATE, HOP)["loudness_db"].mean() == pytest.approx(
         expected, abs=0.4
     )
 
 
-def test_a_tone_is_where_it_is():
+def test_the_centroid_of_a_tone_is_its_frequency():
     values = frame_descriptors(tone(1000.0), RATE, HOP)
     assert values["centroid_hz"].numpy() == pytest.approx(1000, abs=2)
     assert values["rolloff_hz"].numpy() == pytest.approx(1000, abs=2 * RATE / WINDOW)
@@ -156,7 +156,7 @@ def test_white_noise_is_nearly_flat():
     assert loop_descriptors(noise, GRID)["onset_density"].max() == 0
 
 
-def test_silence_has_the_values_that_are_stated():
+def test_silence_has_the_documented_values():
     silence = torch.zeros(2, GRID.samples)
     expected = dict.fromkeys(UNITS, 0.0)
     expected |= {"low_db": FLOOR_DB, "mid_db": FLOOR_DB, "high_db": FLOOR_DB, "flatness": 1.0}
@@ -188,7 +188,7 @@ def test_rotation_by_hops_rotates_the_frames(hops, seed):
 
 
 @pytest.mark.parametrize("gain_db", [-20.0, -6.0])
-def test_a_gain_moves_levels_by_as_much_and_shapes_not_at_all(burst, gain_db):
+def test_a_gain_changes_levels_by_as_much_and_shapes_not_at_all(burst, gain_db):
     audio = torch.from_numpy(burst)[None]
     before = loop_descriptors(audio, GRID)
     after = loop_descriptors(audio * 10 ** (gain_db / 20), GRID)
@@ -199,13 +199,15 @@ def test_a_gain_moves_levels_by_as_much_and_shapes_not_at_all(burst, gain_db):
 
 
 @pytest.mark.parametrize("positions", [(0, 1, 2, 3), (0, 2), (0, 0.75, 1.5, 2.25, 3, 3.5)])
-def test_onsets_and_kicks_are_found_where_they_were_put(positions):
+def test_onsets_and_kicks_are_detected_in_place(positions):
     audio = kick_pattern(positions)
     starts = onsets(onset_strength(audio, RATE, HOP), GRID)
     expected = [p * GRID.frames / GRID.beats for p in positions]
-    for found in (starts, kicks(audio, GRID)):
-        at = found[0].nonzero()[:, 0].numpy()
-        at = np.where(at > GRID.frames - 5, at - GRID.frames, at)  # a window early, past the wrap
+    for frames in (starts, kicks(audio, GRID)):
+        at = frames[0].nonzero()[:, 0].numpy()
+        at = np.where(
+            at > GRID.frames - 5, at - GRID.frames, at
+        )  # early, so before the wrap
         assert np.sort(at) == pytest.approx(expected, abs=GRID.frames / GRID.steps / 4)
 
 
@@ -229,19 +231,19 @@ def test_kicks_of_rendered_loops_are_where_the_score_has_them():
     source = SynthSource(GRID, 60, seed=0)
     items = source.items()
     audio = torch.from_numpy(np.stack([source.read(item).samples for item in items]))
-    found = loop_descriptors(audio, GRID)["kick_on_beat"].numpy()
+    share = loop_descriptors(audio, GRID)["kick_on_beat"].numpy()
     pattern = np.array([round(item.factors["kick_pattern"]) for item in items])
     expected = np.array([1, 1, 0.5, 0.25, 0.25])[pattern]
-    assert np.abs(found - expected).mean() < 0.05
+    assert np.abs(share - expected).mean() < 0.05
 
 
-def test_a_hat_is_no_kick():
+def test_a_hat_is_not_a_kick():
     hat = kick_pattern((0, 1, 2, 3), hz=6000.0, decay_s=0.02)
     assert loop_descriptors(hat, GRID)["kick_on_beat"].item() == 0
     assert loop_descriptors(hat, GRID)["onset_density"].item() == pytest.approx(4 / 1.92)
 
 
-def test_pulse_clarity_from_a_comb_to_nothing():
+def test_pulse_clarity_of_a_comb_of_noise_and_of_a_constant():
     comb = torch.zeros(1, GRID.frames)
     comb[0, ::60] = 1.0
     noise = torch.randn(50, GRID.frames, generator=torch.Generator().manual_seed(0))
@@ -255,16 +257,16 @@ def test_pulse_clarity_from_a_comb_to_nothing():
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        (torch.zeros(1, GRID.samples + 1), "no whole number of hops"),
-        (torch.zeros(1, 0), "no whole number of hops"),
+        (torch.zeros(1, GRID.samples + 1), "not a whole number of hops"),
+        (torch.zeros(1, 0), "not a whole number of hops"),
         (torch.full((1, GRID.samples), math.nan), "NaN or infinity"),
     ],
 )
-def test_what_is_no_loop_is_refused(audio, message):
+def test_invalid_audio_is_refused(audio, message):
     with pytest.raises(ValueError, match=message):
         frame_descriptors(audio, RATE, HOP)
 
 
 def test_onset_window_is_short_enough_for_the_tolerance():
-    """An onset may be seen half a window early, which must stay within a quarter of a sixteenth."""
+    """An onset may appear half a window early, which must be within a quarter of a sixteenth."""
     assert GRID.samples / GRID.steps / 4 > ONSET_WINDOW / 2

@@ -31,7 +31,7 @@ def test_audio_is_found_in_every_folder_sorted_by_name(tmp_path):
     assert all(i.group == "" and i.bpm is None for i in items)
 
 
-def test_a_file_reads_after_the_source_was_sent_elsewhere(tmp_path, monkeypatch):
+def test_a_pickled_source_reads_from_another_working_folder(tmp_path, monkeypatch):
     write(tmp_path / "in" / "x.wav")
     monkeypatch.chdir(tmp_path)
     source = pickle.loads(pickle.dumps(FolderSource("in")))
@@ -41,7 +41,7 @@ def test_a_file_reads_after_the_source_was_sent_elsewhere(tmp_path, monkeypatch)
     assert (recording.samples.shape, recording.rate_hz) == ((100,), 8000)
 
 
-def test_links_are_followed_once_and_never_in_circles(tmp_path):
+def test_links_are_followed_once_and_circles_end(tmp_path):
     write(tmp_path / "in" / "x.wav")
     write(tmp_path / "elsewhere" / "y.wav")
     (tmp_path / "in" / "up").symlink_to(tmp_path / "in")
@@ -50,7 +50,7 @@ def test_links_are_followed_once_and_never_in_circles(tmp_path):
     assert [i.name for i in FolderSource(tmp_path / "in").items()] == ["out/y.wav", "same.wav"]
 
 
-def test_items_say_size_and_version_and_a_change_shows(tmp_path):
+def test_items_have_size_and_version_which_change_with_the_file(tmp_path):
     write(tmp_path / "x.wav")
     (before,) = FolderSource(tmp_path).items()
     assert before.size_bytes == (tmp_path / "x.wav").stat().st_size
@@ -85,7 +85,7 @@ def test_names_in_any_script_are_listed_and_read(tmp_path):
     assert {source.read(item).samples.shape for item in items} == {(100,)}
 
 
-def test_names_in_no_valid_encoding_are_listed_and_read(tmp_path):
+def test_names_without_a_valid_encoding_are_listed_and_read(tmp_path):
     folder = os.fsencode(tmp_path) + b"/caf\xe9"
     try:
         os.mkdir(folder)  # noqa: PTH102 - no valid name
@@ -100,7 +100,7 @@ def test_names_in_no_valid_encoding_are_listed_and_read(tmp_path):
         assert source.read(item).rate_hz == 8000
 
 
-def test_audio_that_nothing_decodes_is_an_item_and_unreadable(tmp_path):
+def test_audio_without_a_decoder_is_an_item_and_unreadable(tmp_path):
     (tmp_path / "x.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(100))
     (tmp_path / "y.RX2").write_bytes(b"CAT \0\0\0\0REX2")
     write(tmp_path / "z.wma")  # which is a WAV
@@ -122,14 +122,14 @@ def test_a_link_into_nowhere_and_a_pipe_are_unreadable(tmp_path):
     os.mkfifo(tmp_path / "z.wav")
     source = FolderSource(tmp_path)
     _, link, pipe = source.items()
-    for item, why in ((link, "No such file"), (pipe, "no regular file")):
+    for item, why in ((link, "No such file"), (pipe, "not a regular file")):
         with pytest.raises(Unreadable, match=why):
             source.read(item)
 
 
 @pytest.fixture
 def closed(monkeypatch):
-    """Denies whatever is called `closed`, as a file system does to all users but root."""
+    """Denies access to names with the stem `closed`, as a file system does except to root."""
     listing, opening = os.scandir, Path.open
 
     def scandir(path):
@@ -214,7 +214,7 @@ def zipped(path, *names):
             file.writestr(name, content.getvalue())
 
 
-def test_a_zip_is_a_folder_and_its_members_do_not_climb_out(tmp_path, monkeypatch):
+def test_a_zip_is_a_folder_and_names_do_not_lead_out_of_it(tmp_path, monkeypatch):
     zipped(tmp_path / "x.zip", "a/テ.wav", "../out.wav", "/root.wav", "b/../../c.wav")
     monkeypatch.chdir(tmp_path)
     source = pickle.loads(pickle.dumps(FolderSource("zip://::x.zip")))
@@ -259,7 +259,7 @@ def test_a_file_that_vanished_is_unreadable(tmp_path):
     (tmp_path / "x.wav").unlink()
     with pytest.raises(Unreadable, match=r"x\.wav") as error:
         source.read(item)
-    assert str(tmp_path) not in str(error.value)  # the same reason wherever the folder lies
+    assert str(tmp_path) not in str(error.value)  # it does not depend on the folder
 
 
 def test_a_folder_without_audio_is_refused(tmp_path):
@@ -269,10 +269,10 @@ def test_a_folder_without_audio_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["nowhere", "x.wav", "x.zip"])
-def test_what_is_no_folder_is_refused(tmp_path, path):
+def test_a_path_that_is_not_a_folder_is_refused(tmp_path, path):
     write(tmp_path / "x.wav")
     zipped(tmp_path / "x.zip", "x.wav")
-    what = "is no folder" if path == "nowhere" else "is a file and no folder"
+    what = "is not a folder" if path == "nowhere" else "is a file, not a folder"
     with pytest.raises(ValueError, match=rf"{path} {what}.*prepare_loops\.path.*zip://::"):
         FolderSource(tmp_path / path).items()
 
@@ -281,13 +281,13 @@ def test_what_is_no_folder_is_refused(tmp_path, path):
 @pytest.mark.parametrize(
     ("uri", "why"),
     [
-        ("memory://nowhere", "is no folder"),
+        ("memory://nowhere", "is not a folder"),
         ("nonsense://x", "cannot be opened: .*nonsense"),
         ("zip://::memory://x.zip", "cannot be opened: .*x.zip"),
         ("zip://::/nowhere/x.zip", "cannot be opened: .*No such file"),
     ],
 )
-def test_a_uri_of_no_folder_is_refused(uri, why):
+def test_a_uri_that_is_not_a_folder_is_refused(uri, why):
     with pytest.raises(ValueError, match=rf"{re.escape(uri)} {why}(.|\n)*prepare_loops\.path"):
         FolderSource(uri).items()
 

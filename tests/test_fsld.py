@@ -1,3 +1,5 @@
+"""The Freesound Loop Dataset: its items, its files, its filters and its download."""
+
 import hashlib
 import io
 import json
@@ -20,8 +22,11 @@ from upath import UPath
 
 from techloop.audio.recording import Unreadable
 from techloop.data.source import Item
-from techloop.data.sources import fsld
-from techloop.data.sources.fsld import FSLDSource, download_fsld, licence_of, tempo_of
+from techloop.data.sources.fsld import download
+from techloop.data.sources.fsld.download import download_fsld
+from techloop.data.sources.fsld.judgements import tempo_of
+from techloop.data.sources.fsld.licences import licence_of
+from techloop.data.sources.fsld.source import FSLDSource
 
 CC = "http://creativecommons.org/"
 CC0 = CC + "publicdomain/zero/1.0/"
@@ -38,7 +43,7 @@ def wav(seed: int, samples: int = 400) -> bytes:
 
 
 def metadata(user: str, licence: str, bpm: object) -> dict:
-    """As published: what Freesound says, and the tempo found in names and tags."""
+    """As published: the entry of Freesound, and the tempo from names and tags."""
     return {
         "name": "loop.wav",
         "username": user,
@@ -50,7 +55,7 @@ def metadata(user: str, licence: str, bpm: object) -> dict:
 
 
 def judgement(**answers: object) -> str:
-    """As the page for listeners wrote it; the tempo is what stood in a text field."""
+    """As the listeners' page wrote it; the tempo is the text of an input field."""
     return json.dumps(
         {
             "discard": False,
@@ -131,27 +136,27 @@ def annotations(top: str = "annotations/") -> dict[str, str]:
 
 def items_of(path: Path | str, **filters: object) -> dict[str, Item]:
     with pytest.warns(UserWarning, match=r"1 annotations cannot be read.*sound-1005"):
-        found = FSLDSource(str(path), **filters).items()
-    return {re.split(r"[_.]", item.name.rpartition("/")[2])[0]: item for item in found}
+        items = FSLDSource(str(path), **filters).items()
+    return {re.split(r"[_.]", item.name.rpartition("/")[2])[0]: item for item in items}
 
 
 @pytest.fixture
 def archive(tmp_path) -> Path:
-    """As published: at the top of the archive lies no folder FSL10K."""
+    """As published: the archive has no folder FSL10K at its top."""
     return write_zip(tmp_path / "FSL10K.zip", WAVS | REST | annotations())
 
 
-# --- what it says of its sounds ---------------------------------------------------------------
+# --- metadata and judgements ---------------------------------------------------------------
 
 
-def test_an_item_has_what_metadata_and_listeners_say(archive):
+def test_an_item_has_the_values_of_metadata_and_listeners(archive):
     item = items_of(archive)["1001"]
     assert item.name == "FSL10K/audio/wav/1001_1.wav.wav"
     assert (item.author, item.group, item.licence) == ("ann", "ann", "CC-BY-3.0")
     assert item.url == "https://freesound.org/s/1001/"
     assert (item.bpm, item.beats_per_bar, item.exact) == (101.0, 3, True)
     assert item.size_bytes == len(WAVS["audio/wav/1001_1.wav.wav"])
-    assert item.left_out is None
+    assert item.rejection is None
 
 
 def test_items_are_the_wavs_of_one_folder_sorted(archive):
@@ -170,7 +175,7 @@ def test_a_listener_who_hears_no_tempo_outweighs_the_uploader(archive):
     assert items_of(archive)["1002"].bpm is None
 
 
-def test_what_is_saved_for_later_is_no_judgement(archive):
+def test_a_sound_saved_for_later_has_no_judgement(archive):
     item = items_of(archive)["1003"]
     assert (item.bpm, item.beats_per_bar, item.exact) == (90.0, None, None)
     assert item.author == "ユーザー"
@@ -178,10 +183,10 @@ def test_what_is_saved_for_later_is_no_judgement(archive):
 
 def test_a_damaged_annotation_counts_as_absent(archive):
     item = items_of(archive)["1005"]
-    assert (item.bpm, item.exact, item.left_out) == (128.5, None, None)
+    assert (item.bpm, item.exact, item.rejection) == (128.5, None, None)
 
 
-def test_answers_that_say_nothing(archive):
+def test_empty_answers(archive):
     item = items_of(archive)["1006"]
     assert (item.bpm, item.beats_per_bar) == (None, None)
 
@@ -217,24 +222,29 @@ def test_licences_become_identifiers(url, licence):
         ([], None, None),
         (["128"], 120.0, 128.0),
         (["128.0 "], None, 128.0),
-        (["60", "120", "120"], 60.0, 120.0),  # most listeners before the uploader
+        (["60", "120", "120"], 60.0, 120.0),  # most listeners decide, not the uploader
         (["60", "120"], None, None),
-        (["60", "120"], 90.0, None),  # and never 90, which nobody heard
+        (["60", "120"], 90.0, None),  # never 90, which no listener gave
         (["60", "120"], 60.0, 60.0),
-        (["120", "120.5"], None, 120.0),  # the same, but for how it was measured
+        (["120", "120.5"], None, 120.0),  # within 1 %, so the same tempo
         (["120", "120.5"], 120.5, 120.5),
         (["none"], 120.0, None),
         (["0", "-3", "nan", "inf", "fast", ""], 120.0, None),
     ],
 )
-def test_the_tempo_is_one_that_somebody_heard(given, uploader, bpm):
+def test_the_tempo_is_one_that_somebody_gave(given, uploader, bpm):
     assert tempo_of([{"bpm": value} for value in given], uploader) == bpm
 
 
-def test_the_metre_is_that_of_most_listeners(tmp_path):
-    said = {"1": ["3/4", "4/4", " 3 / 4 "], "2": ["3/4", "4/4"], "3": ["6/8"], "4": ["4", "0/4", 4]}
+def test_the_meter_is_that_of_most_listeners(tmp_path):
+    answers = {
+        "1": ["3/4", "4/4", " 3 / 4 "],
+        "2": ["3/4", "4/4"],
+        "3": ["6/8"],
+        "4": ["4", "0/4", 4],
+    }
     members: dict[str, bytes | str] = {"metadata.json": "{}"}
-    for sound, signatures in said.items():
+    for sound, signatures in answers.items():
         members[f"audio/wav/{sound}_1.wav"] = b""
         for listener, signature in enumerate(signatures):
             name = f"annotations/{listener}/sound-{sound}.json"
@@ -249,7 +259,7 @@ def test_a_defined_tempo_is_needed_where_it_was_asked_for():
     assert tempo_of([unclear, {"bpm": 70, "defined_tempo": True}], 140.0) == 70.0
 
 
-# --- where it lies ----------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------
 
 
 def places(tmp_path: Path) -> dict[str, Path]:
@@ -278,7 +288,7 @@ def places(tmp_path: Path) -> dict[str, Path]:
     }
 
 
-def test_wherever_it_lies_items_and_audio_are_the_same(tmp_path):
+def test_items_and_audio_do_not_depend_on_the_place(tmp_path):
     seen = {}
     for place, path in places(tmp_path).items():
         items = items_of(path)
@@ -294,14 +304,14 @@ def test_wherever_it_lies_items_and_audio_are_the_same(tmp_path):
         assert other == first, place
 
 
-def test_what_other_programs_left_in_the_archive_is_no_part_of_it(tmp_path):
+def test_files_that_other_programs_left_in_the_archive_are_ignored(tmp_path):
     others = {"__MACOSX/FSL10K/audio/wav/._1000_1.wav.wav": b"", "FSL10K/old/audio/wav/1.wav": b""}
     members = {f"FSL10K/{name}": content for name, content in (WAVS | REST | annotations()).items()}
     write_zip(tmp_path / "FSL10K.zip", members | others)
     assert [i.name for i in items_of(tmp_path).values()] == sorted("FSL10K/" + n for n in WAVS)
 
 
-def test_annotations_that_lie_near_come_instead_of_those_inside(archive):
+def test_annotations_beside_the_archive_replace_those_inside(archive):
     write_zip(archive.parent / "annotations.zip", {"annotations/7/sound-1000.json": judgement()})
     items = {item.name: item for item in FSLDSource(str(archive)).items()}
     assert items["FSL10K/audio/wav/1000_1.wav.wav"].exact is True
@@ -391,23 +401,23 @@ def test_an_archive_is_opened_once_for_all_items(archive, monkeypatch):
     assert opened == []
 
 
-# --- what is wrong with it --------------------------------------------------------------------
+# --- damage --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("climber", CLIMBERS)
-def test_a_member_that_climbs_out_is_listed_and_refused(tmp_path, climber):
+def test_a_member_whose_name_leads_out_is_listed_and_refused(tmp_path, climber):
     write_zip(tmp_path / "FSL10K.zip", WAVS | REST | {climber: wav(66)})
     source = FSLDSource(str(tmp_path), licences=["CC0"])
     with pytest.warns(UserWarning, match="no annotations"):
         items = source.items()
     assert len(items) == len(WAVS) + 1
     (item,) = [item for item in items if "evil" in item.name]
-    assert (item.name, item.left_out, item.licence) == (climber, None, "")
+    assert (item.name, item.rejection, item.licence) == (climber, None, "")
     with pytest.raises(Unreadable, match=r"evil\.wav.*leads out of the data set"):
         source.read(item)
 
 
-def test_a_name_that_climbs_out_of_a_folder_is_refused(tmp_path):
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path):
     write_folder(tmp_path / "FSL10K", WAVS | REST)
     (tmp_path / "secret.wav").write_bytes(wav(0))
     climber = Item(name="FSL10K/../secret.wav", group="")
@@ -422,7 +432,7 @@ def test_audio_that_cannot_be_decoded_is_unreadable(archive):
         with pytest.raises(Unreadable) as error:
             source.read(item)
         reasons.append(str(error.value))
-    assert reasons[0] == reasons[1]  # a table of rejects is the same in each run
+    assert reasons[0] == reasons[1]  # the reject table is the same in each run
     assert "0x" not in reasons[0]
 
 
@@ -477,14 +487,14 @@ def test_without_metadata_nothing_is_licensed(tmp_path, content):
             FSLDSource(str(path)).items()
 
 
-def test_metadata_of_odd_shape_is_as_good_as_none(tmp_path):
+def test_metadata_of_an_odd_shape_count_as_absent(tmp_path):
     odd = {"1000": "gone", "1001": {"annotations": [], "license": None, "username": None}}
     write_folder(tmp_path, WAVS | REST | annotations() | {"metadata.json": json.dumps(odd)})
     items = items_of(tmp_path)
     assert (items["1000"].licence, items["1001"].licence, items["1001"].bpm) == ("", "", 101.0)
 
 
-def test_a_place_without_the_data_set_is_refused_with_the_way_out(tmp_path):
+def test_a_place_without_the_data_set_is_refused_and_says_what_to_do(tmp_path):
     (tmp_path / "audio").mkdir()
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ValueError, match=r"audio/wav.*FSL10K\.zip.*\.path.*fetch-fsld"):
@@ -499,32 +509,32 @@ def test_another_archive_is_refused(tmp_path):
 
 def test_an_archive_cut_short_is_refused(archive):
     archive.write_bytes(archive.read_bytes()[:-500])
-    with pytest.raises(ValueError, match=r"may not be whole.*fetch-fsld"):
+    with pytest.raises(ValueError, match=r"may be incomplete.*fetch-fsld"):
         FSLDSource(str(archive)).items()
 
 
 def test_annotations_cut_short_are_refused(archive):
     (archive.parent / "annotations.zip").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"annotations\.zip is no archive.*fetch-fsld"):
+    with pytest.raises(ValueError, match=r"annotations\.zip cannot be read as.*fetch-fsld"):
         FSLDSource(str(archive)).items()
 
 
 # --- filters ----------------------------------------------------------------------------------
 
 
-def left_out(path: Path, **filters: object) -> dict[str, tuple]:
-    """Reason, value and limit of what is left out, besides what a listener discarded."""
-    found = {k: i.left_out for k, i in items_of(path, **filters).items() if i.left_out}
-    assert found.pop("1004")[0] == "discarded"
-    return {key: (row[0], *row[2:]) for key, row in found.items()}
+def rejections(path: Path, **filters: object) -> dict[str, tuple]:
+    """Reason, value and limit of each rejection, besides that of the discarded sound."""
+    rows = {k: i.rejection for k, i in items_of(path, **filters).items() if i.rejection}
+    assert rows.pop("1004").reason == "discarded"
+    return {key: (row.reason, row.value, row.limit) for key, row in rows.items()}
 
 
-def test_what_a_listener_discards_is_left_out(archive):
+def test_a_sound_that_a_listener_discards_is_rejected(archive):
     items = items_of(archive)
-    assert {key for key, item in items.items() if item.left_out} == {"1004"}
-    assert items["1004"].left_out == (
+    assert {key for key, item in items.items() if item.rejection} == {"1004"}
+    assert items["1004"].rejection == (
         "discarded",
-        "a listener says that it is no loop",
+        "a listener says that it is not a loop",
         "1 of 2",
         "0",
     )
@@ -532,36 +542,36 @@ def test_what_a_listener_discards_is_left_out(archive):
 
 def test_licences(archive):
     limit = "CC0, CC-BY"
-    assert left_out(archive, licences=["CC0", "CC-BY"]) == {
+    assert rejections(archive, licences=["CC0", "CC-BY"]) == {
         "1002": ("licence", "CC-BY-NC-3.0", limit),
         "9999": ("licence", "unknown", limit),
         "ohne Nummer ß": ("licence", "unknown", limit),
     }
-    assert set(left_out(archive, licences=["cc-by-3.0"])) == set(SOUNDS) - {
+    assert set(rejections(archive, licences=["cc-by-3.0"])) == set(SOUNDS) - {
         "1001",
         "1003",
         "1004",
     } | {"9999", "ohne Nummer ß"}
-    assert "1001" in left_out(archive, licences=["CC-BY-4.0"])
+    assert "1001" in rejections(archive, licences=["CC-BY-4.0"])
 
 
 @pytest.mark.parametrize("licence", ["CC", "CC-BY-", "BY", "CC-BY-NC-ND", "", "CC BY"])
 def test_a_licence_that_freesound_does_not_have_is_refused(licence):
-    with pytest.raises(ValueError, match=r"no licence of Freesound.*CC0, CC-BY"):
+    with pytest.raises(ValueError, match=r"not a licence of Freesound.*CC0, CC-BY"):
         FSLDSource("anywhere", licences=[licence])
 
 
 def test_genres(archive):
     unjudged = {"1003", "1005", "1006", "9999", "ohne Nummer ß"}
-    rows = left_out(archive, genres=["Techno"])
+    rows = rejections(archive, genres=["Techno"])
     assert set(rows) == {"1001"} | unjudged
     assert rows["1001"] == ("genre", "hip hop", "Techno")
     assert rows["9999"] == ("genre", "unknown", "Techno")
-    assert set(left_out(archive, genres=["HIP HOP", "bass music"])) == {"1002"} | unjudged
-    assert set(left_out(archive, genres=["house / techno", "hip hop"])) == unjudged
+    assert set(rejections(archive, genres=["HIP HOP", "bass music"])) == {"1002"} | unjudged
+    assert set(rejections(archive, genres=["house / techno", "hip hop"])) == unjudged
 
 
-def test_a_genre_that_nobody_named_is_refused_with_those_there_are(archive):
+def test_a_genre_that_nobody_named_is_refused_and_lists_the_others(archive):
     with (
         pytest.raises(ValueError, match=r"'tekno'.*bass music, electronic, hip hop, house"),
         pytest.warns(UserWarning, match="cannot be read"),
@@ -569,15 +579,15 @@ def test_a_genre_that_nobody_named_is_refused_with_those_there_are(archive):
         FSLDSource(str(archive), genres=["tekno"]).items()
 
 
-def test_tempi_are_taken_as_they_are_written(archive):
+def test_tempi_are_taken_literally(archive):
     limit = "110 to 128"
-    assert left_out(archive, min_bpm=110.0, max_bpm=128.0) == {
+    assert rejections(archive, min_bpm=110.0, max_bpm=128.0) == {
         "1001": ("tempo", 101.0, limit),
         "1003": ("tempo", 90.0, limit),
         "1005": ("tempo", 128.5, limit),
     }
-    assert set(left_out(archive, max_bpm=100.0)) == {"1000", "1001", "1005"}
-    assert left_out(archive, min_bpm=0.0, max_bpm=float("inf")) == {}
+    assert set(rejections(archive, max_bpm=100.0)) == {"1000", "1001", "1005"}
+    assert rejections(archive, min_bpm=0.0, max_bpm=float("inf")) == {}
 
 
 def test_an_impossible_range_of_tempi_is_refused():
@@ -589,11 +599,11 @@ def test_an_impossible_range_of_tempi_is_refused():
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files` by path; notes what was asked for and how much of it was sent.
+    """Serves `files` by path; records requests and how many bytes were sent.
 
     Attributes:
-        cuts: after how many bytes the connections to come are cut, in their order.
-        ranges: whether it can begin in the middle.
+        cuts: numbers of bytes after which the next connections are cut.
+        ranges: whether it can start in the middle of a file.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -648,7 +658,7 @@ class Handler(BaseHTTPRequestHandler):
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
-BLOCK = fsld.BLOCK
+BLOCK = download.BLOCK
 
 
 @pytest.fixture
@@ -666,17 +676,17 @@ def fetch(server: Server, folder: Path, **options: object) -> Path:
     return download_fsld(folder, url=server.url("FSL10K.zip"), **options)
 
 
-def test_a_download_is_whole_and_not_repeated(server, tmp_path):
+def test_a_download_is_complete_and_not_repeated(server, tmp_path):
     file = fetch(server, tmp_path / "new" / "folder")
     assert file == tmp_path / "new" / "folder" / "FSL10K.zip"
     assert file.read_bytes() == CONTENT
     assert [f.name for f in file.parent.iterdir()] == ["FSL10K.zip"]
     assert fetch(server, file.parent) == file
     assert server.asked == [("FSL10K.zip", None)]
-    assert server.encodings == {"identity"}  # where else would it begin in the middle?
+    assert server.encodings == {"identity"}  # compressed, a range would be of other bytes
 
 
-def test_a_cut_connection_goes_on_where_it_was_cut(server, tmp_path):
+def test_a_cut_connection_resumes_where_it_was_cut(server, tmp_path):
     server.cuts = [5 * BLOCK, 2 * BLOCK]
     assert fetch(server, tmp_path).read_bytes() == CONTENT
     ranges = [asked for _, asked in server.asked]
@@ -684,7 +694,7 @@ def test_a_cut_connection_goes_on_where_it_was_cut(server, tmp_path):
     assert server.sent == len(CONTENT)  # no byte twice
 
 
-def test_an_interrupted_download_goes_on_in_the_next_run(server, tmp_path):
+def test_the_next_run_resumes_an_interrupted_download(server, tmp_path):
     server.cuts = [3 * BLOCK, 0]
     with pytest.raises(ConnectionError, match=rf"{3 * BLOCK} bytes in .*\.part are kept"):
         fetch(server, tmp_path)
@@ -697,13 +707,13 @@ def test_an_interrupted_download_goes_on_in_the_next_run(server, tmp_path):
     assert not part.exists()
 
 
-def test_a_key_press_leaves_what_was_fetched(server, tmp_path, monkeypatch):
-    class Pressed(fsld.tqdm):
+def test_ctrl_c_leaves_a_part_that_is_resumed(server, tmp_path, monkeypatch):
+    class Pressed(download.tqdm):
         def update(self, n: float | None = 1) -> None:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fsld, "tqdm", Pressed)
+        patch.setattr(download, "tqdm", Pressed)
         with pytest.raises(KeyboardInterrupt):
             fetch(server, tmp_path)
     assert (tmp_path / "FSL10K.zip.part").read_bytes() == CONTENT[:BLOCK]
@@ -711,7 +721,7 @@ def test_a_key_press_leaves_what_was_fetched(server, tmp_path, monkeypatch):
     assert server.asked[-1] == ("FSL10K.zip", f"bytes={BLOCK}-")
 
 
-def test_a_part_that_is_whole_is_only_checked(server, tmp_path):
+def test_a_complete_part_is_only_checked(server, tmp_path):
     (tmp_path / "FSL10K.zip.part").write_bytes(CONTENT)
     assert fetch(server, tmp_path).read_bytes() == CONTENT
     assert server.asked == []
@@ -720,12 +730,12 @@ def test_a_part_that_is_whole_is_only_checked(server, tmp_path):
     assert server.asked == [("FSL10K.zip", f"bytes={len(CONTENT)}-")]
 
 
-def test_a_part_longer_than_the_file_is_fetched_anew(server, tmp_path):
+def test_a_part_longer_than_the_file_is_downloaded_again(server, tmp_path):
     (tmp_path / "FSL10K.zip.part").write_bytes(bytes(len(CONTENT) + 1))
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_server_that_cannot_begin_in_the_middle_begins_anew(server, tmp_path):
+def test_a_server_that_cannot_start_in_the_middle_starts_at_the_beginning(server, tmp_path):
     server.ranges = False
     (tmp_path / "FSL10K.zip.part").write_bytes(CONTENT[:BLOCK])
     assert fetch(server, tmp_path).read_bytes() == CONTENT
@@ -733,28 +743,28 @@ def test_a_server_that_cannot_begin_in_the_middle_begins_anew(server, tmp_path):
     assert server.sent == len(CONTENT)
 
 
-def test_a_wrong_checksum_removes_what_was_fetched(server, tmp_path):
+def test_a_wrong_checksum_removes_the_download(server, tmp_path):
     with pytest.raises(ValueError, match=rf"MD5 is {MD5}, it should be {'0' * 32}.*removed"):
         fetch(server, tmp_path, md5="0" * 32)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_another_stays_and_is_named(server, tmp_path):
+def test_a_wrong_file_stays_and_is_named(server, tmp_path):
     (tmp_path / "FSL10K.zip").write_bytes(b"mine")
     with pytest.raises(ValueError, match=r"FSL10K\.zip is there.*Move it away"):
         fetch(server, tmp_path)
     assert (tmp_path / "FSL10K.zip").read_bytes() == b"mine"
 
 
-def test_a_file_of_another_size_is_not_fetched_at_all(server, tmp_path):
+def test_a_file_of_another_size_is_not_downloaded(server, tmp_path):
     with pytest.raises(ValueError, match="has 1000000 bytes, the file 999"):
         fetch(server, tmp_path, size=999)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_little_space_is_said_before_anything_is_written(server, tmp_path, monkeypatch):
-    usage = fsld.shutil.disk_usage(tmp_path)._replace(free=500_000)
-    monkeypatch.setattr(fsld.shutil, "disk_usage", lambda path: usage)
+def test_too_little_space_is_reported_before_anything_is_written(server, tmp_path, monkeypatch):
+    usage = download.shutil.disk_usage(tmp_path)._replace(free=500_000)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"free, FSL10K\.zip needs"):
         fetch(server, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -762,7 +772,7 @@ def test_too_little_space_is_said_before_anything_is_written(server, tmp_path, m
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_no_server_says_what_else_can_be_done(tmp_path):
+def test_without_a_server_the_error_says_what_else_to_do(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/FSL10K.zip"
@@ -797,8 +807,8 @@ def record(server: Server, **files: bytes) -> dict:
     }
 
 
-def test_the_record_says_size_and_checksum_and_has_annotations(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(fsld, "RECORD", server.url("record"))
+def test_the_record_gives_size_and_checksum_and_has_annotations(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "RECORD", server.url("record"))
     notes = b"annotations"
     listed = record(server, FSL10K_zip=CONTENT, annotations_zip=notes)
     server.files |= {"record": json.dumps(listed).encode(), "annotations_zip": notes}
@@ -811,14 +821,14 @@ def test_the_record_says_size_and_checksum_and_has_annotations(server, tmp_path,
 
 
 @pytest.mark.parametrize("answer", [b"<html>", b"{}", b'{"files": [{"key": "FSL10K.zip"}]}', b"[]"])
-def test_a_record_that_is_not_understood_says_so(server, tmp_path, monkeypatch, answer):
-    monkeypatch.setattr(fsld, "RECORD", server.url("record"))
+def test_a_record_of_another_form_is_reported(server, tmp_path, monkeypatch, answer):
+    monkeypatch.setattr(download, "RECORD", server.url("record"))
     server.files["record"] = answer
     with pytest.raises(ValueError, match=r"does not list FSL10K\.zip.*as md5"):
         download_fsld(tmp_path, url=server.url("FSL10K.zip"))
 
 
-def test_what_is_downloaded_is_what_is_read(archive, tmp_path):
+def test_a_downloaded_archive_is_read(archive, tmp_path):
     content = archive.read_bytes()
     with Server({"FSL10K.zip": content}) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))

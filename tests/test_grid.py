@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from techloop.grid import Grid
 
 
-def test_the_default_is_the_designs() -> None:
+def test_the_default_grid() -> None:
     grid = Grid()
     assert (grid.samples, grid.frames, grid.steps, grid.beats) == (30_720, 240, 16, 4)
     assert grid.frame_rate_hz == 125
@@ -52,7 +52,7 @@ def test_an_impossible_tempo_names_the_nearest_that_work() -> None:
 
 
 @pytest.mark.parametrize("field", ["sample_rate_hz", "hop", "bpm", "beats_per_bar", "bars"])
-def test_nothing_is_zero(field: str) -> None:
+def test_no_value_may_be_zero(field: str) -> None:
     value = 0.0 if field == "bpm" else 0
     with pytest.raises(ValueError, match=f"{field} is 0"):
         Grid(**{field: value})

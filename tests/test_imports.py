@@ -17,6 +17,7 @@ LAYERS = (
         "techloop.grid",
         "techloop.params",
         "techloop.artifacts",
+        "techloop.allocator",
         "techloop.closure",
         "techloop.metric",
     },

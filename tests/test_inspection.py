@@ -1,4 +1,4 @@
-"""What a dataset holds: bins that are round and lose nothing, reasons, and every wrong folder."""
+"""`techloop inspect`: histograms that lose nothing, reasons for rejection, and wrong folders."""
 
 import math
 import shutil
@@ -14,31 +14,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from techloop.artifacts import write_json
+from techloop.data.columns import REJECTED_COLUMNS
+from techloop.data.loops_folder import INDEX_COLUMNS, open_loops
 from techloop.data.summary import (
-    INDEX_COLUMNS,
     MOST_BINS,
-    REJECTED_COLUMNS,
-    describe,
     duration,
     families,
     histograms,
     least_sure,
     nice_step,
-    open_loops,
     reasons,
     tempo_sources,
     ticks,
 )
+from techloop.reporting.dataset_plot import dataset_overview
+from techloop.reporting.dataset_text import describe
 from tests.helpers.datasets import kicks, write_loops
 
 STRANGE = 'a, "b"\nシンセ 🎛 é\r\x1b[31m.wav'
 
 
 def index_of(bpm: Sequence[float], bars: int = 3, **columns: Any) -> pd.DataFrame:
-    """Recordings of these tempi, each with so many loops."""
+    """The index of recordings with these tempi, each with `bars` loops."""
     n = len(bpm) * bars
     number = np.arange(n) // max(bars, 1)
-    made = {
+    columns_of_index = {
         "name": [f"{i:05d}.wav" for i in number],
         "group": [f"author {i % 7}" for i in number],
         "split": ["train" if i % 7 < 5 else "validation" if i % 7 < 6 else "test" for i in number],
@@ -50,7 +50,7 @@ def index_of(bpm: Sequence[float], bars: int = 3, **columns: Any) -> pd.DataFram
         "duration_s": 1.92 * (1 + number % 30),
         "loudness_lufs": -40 + 35 * np.arange(n) / max(n - 1, 1),
     }
-    return pd.DataFrame(made | columns)
+    return pd.DataFrame(columns_of_index | columns)
 
 
 def rejected_of(*rows: Sequence[object]) -> pd.DataFrame:
@@ -99,12 +99,12 @@ def test_bins_are_numpys_on_round_edges() -> None:
     assert tempo.edges[-2] <= values.max() < tempo.edges[-1]
 
 
-def test_what_is_nearly_round_is_not_torn_apart() -> None:
+def test_values_that_differ_by_rounding_share_a_bin() -> None:
     tempo = histograms(index_of([124.99997, 125.0, 125.00003, 95.0, 160.0], bars=1))[0]
     assert tempo.counts[tempo.edges[:-1] == 125.0].tolist() == [3]
 
 
-def test_lengths_from_a_hit_to_a_set() -> None:
+def test_lengths_over_five_decades() -> None:
     lengths = np.geomspace(0.1, 7200, 40)
     length = histograms(index_of([125.0] * 40, bars=1, duration_s=lengths))[2]
     assert length.counts.sum() == 40
@@ -120,10 +120,10 @@ def test_lengths_from_a_hit_to_a_set() -> None:
     st.lists(st.floats(-200, 1000), min_size=1, max_size=30),
     st.lists(st.floats(0.001, 1e5), min_size=1, max_size=30),
 )
-def test_nothing_falls_out_of_any_histogram(levels: list[float], lengths: list[float]) -> None:
+def test_histograms_count_every_value(levels: list[float], lengths: list[float]) -> None:
     index = index_of(levels, bars=1, loudness_lufs=levels)
-    made = [*histograms(index)[:2], histograms(index_of(lengths, 1, duration_s=lengths))[2]]
-    for histogram, values in zip(made, (levels, levels, lengths), strict=True):
+    drawn = [*histograms(index)[:2], histograms(index_of(lengths, 1, duration_s=lengths))[2]]
+    for histogram, values in zip(drawn, (levels, levels, lengths), strict=True):
         assert histogram.counts.sum() == len(values)
         assert 1 <= len(histogram.counts) == len(histogram.edges) - 1 <= MOST_BINS
         assert (np.diff(histogram.edges) > 0).all()
@@ -141,7 +141,7 @@ def test_one_value_is_one_bin() -> None:
         assert length.edges.tolist() == [1.6, 2.0]
 
 
-def test_without_values_there_are_no_bins() -> None:
+def test_without_values_a_histogram_has_no_bins() -> None:
     for index in (
         index_of([]),
         pd.DataFrame({"loop_id": ["a"]}),
@@ -154,7 +154,7 @@ def test_without_values_there_are_no_bins() -> None:
     assert [h.without for h in histograms(index)] == [2, 6, 2]
 
 
-def test_some_without_a_value_are_counted_apart() -> None:
+def test_missing_values_are_counted_separately() -> None:
     index = index_of([125.0, math.nan, 130.0], bars=2)
     index.loc[0, "loudness_lufs"] = -math.inf
     index.loc[index["name"] == "00002.wav", "duration_s"] = 0.0
@@ -188,7 +188,7 @@ def test_ticks_are_round() -> None:
     assert ticks(length) == [2, 5, 10, 20, 50]
 
 
-# What was left out
+# Rejections and tempi
 
 
 def test_reasons_by_frequency_with_whole_files(tmp_path: Path) -> None:
@@ -203,23 +203,23 @@ def test_reasons_by_frequency_with_whole_files(tmp_path: Path) -> None:
     loops = open_loops(write_dataset(tmp_path / "loops", index_of([125.0] * 9), table))
     assert loops.lacking == {}
     assert loops.rejected is not None
-    found = reasons(loops.rejected)
-    assert [(r.reason, r.rows, r.files) for r in found] == [
+    by_reason = reasons(loops.rejected)
+    assert [(r.reason, r.rows, r.files) for r in by_reason] == [
         ("silent", 3, 1),
         ("incomplete", 1, 0),
         ("licence", 1, 1),
         ("unreadable", 1, 1),
     ]
-    assert [row["file"] for row in found[0].examples] == ["x.wav", "y\r.wav", "z.wav"]
-    assert found[3].examples[0]["file"] == STRANGE
-    assert found[2].examples[0]["file"] == "nan"
-    assert found[2].examples[0]["limit"] == "CC0-1.0, CC-BY-4.0"
-    said = describe(loops)
-    assert "x.wav, bar 3: less loud (-71.25, limit -60)" in said
-    assert "nan: not among those allowed (CC-BY-NC-3.0, limit CC0-1.0, CC-BY-4.0)" in said
-    assert r'a, "b"\nシンセ 🎛 é\r\x1b[31m.wav: cut off, or so' in said
-    assert "\x1b" not in said
-    rows = {line.split("  ")[1]: line.split()[-2:] for line in said.split("\n") if "  " in line}
+    assert [row["file"] for row in by_reason[0].examples] == ["x.wav", "y\r.wav", "z.wav"]
+    assert by_reason[3].examples[0]["file"] == STRANGE
+    assert by_reason[2].examples[0]["file"] == "nan"
+    assert by_reason[2].examples[0]["limit"] == "CC0-1.0, CC-BY-4.0"
+    text = describe(loops)
+    assert "x.wav, bar 3: less loud (-71.25, limit -60)" in text
+    assert "nan: not among those allowed (CC-BY-NC-3.0, limit CC0-1.0, CC-BY-4.0)" in text
+    assert r'a, "b"\nシンセ 🎛 é\r\x1b[31m.wav: cut off, or so' in text
+    assert "\x1b" not in text
+    rows = {line.split("  ")[1]: line.split()[-2:] for line in text.split("\n") if "  " in line}
     assert rows["silent"] == ["3", "1"]
     assert rows["all"] == ["6", "3"]
 
@@ -241,8 +241,8 @@ def test_families_of_near_duplicates() -> None:
         ("c.wav", "0", "near_duplicate", "of a\nb.wav bar 0: alike as bar 5", "0.99", "0.98"),
         ("d.wav", "0", "silent", "of nothing bar 3", "-70", "-60"),
     )
-    found = families(table, ["Kick bar 4 loop.wav", "a\nb.wav"])
-    assert [(f.kept, f.rows, f.files, f.example) for f in found] == [
+    largest_first = families(table, ["Kick bar 4 loop.wav", "a\nb.wav"])
+    assert [(f.original, f.rows, f.files, f.example) for f in largest_first] == [
         ("Kick bar 4 loop.wav", 3, 2, "a.wav"),
         ("a\nb.wav", 1, 1, "c.wav"),
     ]
@@ -258,7 +258,7 @@ def test_how_tempi_were_found() -> None:
         ("00002.wav", 0.8),
     ]
     assert [row["name"] for row in least_sure(index, 1)] == ["00001.wav"]
-    assert least_sure(index.assign(bpm_confidence=1.0)) == [], "no one is less sure than others"
+    assert least_sure(index.assign(bpm_confidence=1.0)) == [], "all have the same confidence"
     assert least_sure(index.assign(bpm_confidence=math.nan)) == []
 
 
@@ -284,40 +284,40 @@ def test_the_text_fits_80_columns_in_any_encoding(tmp_path: Path, encoding: str)
     index["licence"] = "https://creativecommons.org/licenses/by-nc-sa/3.0/" + "deed/" * 9
     index["bpm_evidence"] = "onsets 128; " * 12
     folder = write_dataset(tmp_path / "loops", index, long_names(100), source="s" * 99)
-    said = describe(open_loops(folder), encoding)
-    said.encode(encoding)
-    assert max(map(columns_of, said.split("\n"))) <= 80
-    assert ("█" in said) == (encoding == "utf-8")
-    assert ("###" in said) == (encoding != "utf-8")
-    assert "1,234" in said
-    assert all(f"reason {i}" in said for i in range(17)), "nothing is lost"
-    assert "3,000 loops of 1 bar (1.6 h) from" in said
+    text = describe(open_loops(folder), encoding)
+    text.encode(encoding)
+    assert max(map(columns_of, text.split("\n"))) <= 80
+    assert ("█" in text) == (encoding == "utf-8")
+    assert ("###" in text) == (encoding != "utf-8")
+    assert "1,234" in text
+    assert all(f"reason {i}" in text for i in range(17)), "every reason is shown"
+    assert "3,000 loops of 1 bar (1.6 h) from" in text
 
 
-def test_what_is_said_of_a_small_dataset(tmp_path: Path) -> None:
+def test_the_text_of_a_small_dataset(tmp_path: Path) -> None:
     index = index_of([125.0] * 20 + [128.0] * 10, bars=2)
-    said = describe(open_loops(write_dataset(tmp_path / "loops", index, rejected_of(), authors=7)))
-    assert "60 loops of 1 bar (115 s) from folder, 4/4 at 125 BPM, 16,000 Hz" in said
-    assert "30 of 40 recordings are in it, by 7 authors" in said
-    assert "Left out: nothing." in said
-    table = [line.split() for line in said.split("\n")]
+    text = describe(open_loops(write_dataset(tmp_path / "loops", index, rejected_of(), authors=7)))
+    assert "60 loops of 1 bar (115 s) from folder, 4/4 at 125 BPM, 16,000 Hz" in text
+    assert "30 of 40 recordings are in it, by 7 authors" in text
+    assert "Left out: nothing." in text
+    table = [line.split() for line in text.split("\n")]
     assert ["train", "44", "5", "0.02"] in table
     assert ["test", "8", "1", "0.00"] in table
     assert ["CC0-1.0", "40", "20"] in table
     assert ["unknown", "20", "10"] in table
     assert ["length", "15", "0.88", "0.77"] in table
-    bars = {line[:11].strip(): line for line in said.split("\n") if " – " in line}
+    bars = {line[:11].strip(): line for line in text.split("\n") if " – " in line}
     assert bars["125 – 126"].endswith("█ 20")
     assert bars["128 – 129"].endswith(" 10")
     assert bars["125 – 126"].count("█") == pytest.approx(2 * bars["128 – 129"].count("█"), abs=2)
 
 
-def test_the_text_of_what_has_no_values(tmp_path: Path) -> None:
+def test_the_text_of_a_dataset_without_values(tmp_path: Path) -> None:
     index = index_of([math.nan] * 3, bpm_confidence=math.nan, loudness_lufs=math.nan)
-    said = describe(open_loops(write_dataset(tmp_path / "loops", index, rejected_of())))
-    assert "Tempo of the recordings (BPM): not known of any" in said
-    assert "nan" not in said
-    assert "Least sure" not in said
+    text = describe(open_loops(write_dataset(tmp_path / "loops", index, rejected_of())))
+    assert "Tempo of the recordings (BPM): not known of any" in text
+    assert "nan" not in text
+    assert "Least sure" not in text
 
 
 def test_durations() -> None:
@@ -354,19 +354,19 @@ def test_a_uri_is_a_folder_too(dataset: Path) -> None:
         open_loops("nowhere://x")
 
 
-def test_wrong_folders_are_named_with_the_way_out(dataset: Path, tmp_path: Path) -> None:
+def test_errors_of_wrong_folders_say_what_to_do(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"absent is not there.*dvc repro prepare_loops"):
         open_loops(tmp_path / "absent")
     with pytest.raises(ValueError, match=r"one file of a dataset: give its folder, .*loops"):
         open_loops(dataset / "index.parquet")
-    with pytest.raises(ValueError, match=r"data is no dataset, but holds one: give .*loops"):
+    with pytest.raises(ValueError, match=r"data is not a dataset, but holds one: give .*loops"):
         open_loops(dataset.parent)
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ValueError, match=r"notes\.txt is a file"):
         open_loops(tmp_path / "notes.txt")
     recordings = tmp_path / "pack" / "kicks"
     recordings.mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"pack is no dataset: there is no card\.json"):
+    with pytest.raises(ValueError, match=r"pack is not a dataset, as it has no card\.json"):
         open_loops(tmp_path / "pack")
     (recordings / "one.WAV").write_bytes(b"")
     with pytest.raises(
@@ -383,7 +383,7 @@ def test_wrong_folders_are_named_with_the_way_out(dataset: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "message"),
     [
         ("card.json", b"{", "is damaged"),
         ("card.json", b"\xff\xfe\x00", "is damaged"),
@@ -399,18 +399,18 @@ def test_wrong_folders_are_named_with_the_way_out(dataset: Path, tmp_path: Path)
         ("rejected.csv", b"reason\n\xff\xff\n", "is truncated or damaged"),
     ],
 )
-def test_damage_is_named_with_the_way_out(
-    dataset: Path, file: str, content: bytes | None, said: str
+def test_errors_of_damaged_files_say_what_to_do(
+    dataset: Path, file: str, content: bytes | None, message: str
 ) -> None:
     (dataset / file).unlink() if content is None else (dataset / file).write_bytes(content)
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         open_loops(dataset)
     assert file in str(caught.value)
     assert "dvc checkout" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_parquet_cut_off_or_flipped_anywhere_never_crashes(dataset: Path) -> None:
+def test_a_damaged_parquet_never_crashes(dataset: Path) -> None:
     whole = (dataset / "index.parquet").read_bytes()
     rng = np.random.default_rng(0)
     for i in range(60):
@@ -424,9 +424,9 @@ def test_a_parquet_cut_off_or_flipped_anywhere_never_crashes(dataset: Path) -> N
             assert "index.parquet" in str(error)  # noqa: PT017
 
 
-def test_files_of_two_runs_are_found(dataset: Path) -> None:
+def test_files_of_two_runs_are_reported(dataset: Path) -> None:
     index_of([125.0] * 8).to_parquet(dataset / "index.parquet")
-    with pytest.raises(ValueError, match=r"27 loops and index\.parquet beside it has 24"):
+    with pytest.raises(ValueError, match=r"27 loops, but index\.parquet beside it has 24"):
         open_loops(dataset)
 
 
@@ -452,14 +452,14 @@ def test_the_rejects_of_an_older_version(dataset: Path) -> None:
     assert "Left out: not known" in describe(open_loops(dataset))
 
 
-def test_the_few_columns_of_made_loops(tmp_path: Path) -> None:
+def test_an_index_with_few_columns(tmp_path: Path) -> None:
     folder = write_loops(tmp_path / "loops", kicks(3), ["train", "validation", "test"])
     loops = open_loops(folder)
     assert len(loops.index) == 3
     assert "3 loops of 1 bar (6 s)" in describe(loops)
 
 
-def test_a_link_to_a_dataset_is_one(dataset: Path, tmp_path: Path) -> None:
+def test_a_link_to_a_dataset_is_followed(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(dataset)
     assert len(open_loops(tmp_path / "link").index) == 27
     shutil.rmtree(dataset)
@@ -471,19 +471,14 @@ def test_a_link_to_a_dataset_is_one(dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bpm", [[125.0] * 3, [math.nan] * 3, np.linspace(90, 170, 50).tolist()])
-@pytest.mark.parametrize("left_out", [{}, {"silent": 12_345, "near duplicate": 1}])
-def test_the_picture_is_its_data(
-    tmp_path: Path, bpm: list[float], left_out: dict[str, int]
+@pytest.mark.parametrize("rejections", [{}, {"silent": 12_345, "near duplicate": 1}])
+def test_equal_data_give_equal_pictures(
+    tmp_path: Path, bpm: list[float], rejections: dict[str, int]
 ) -> None:
     import matplotlib.pyplot as plt
 
-    from techloop.reporting.dataset_plot import Bins, dataset_overview
-
-    panels = [
-        Bins(h.title, h.unit, h.of, h.edges, h.counts, ticks(h), h.log)
-        for h in histograms(index_of(bpm))
-    ]
-    for file, rows in (("a", left_out), ("b", left_out), ("c", {"other": 3})):
+    panels = histograms(index_of(bpm))
+    for file, rows in (("a", rejections), ("b", rejections), ("c", {"other": 3})):
         dataset_overview(tmp_path / f"{file}.png", panels, rows)
     a, b, c = ((tmp_path / f"{file}.png").read_bytes() for file in "abc")
     assert a == b
@@ -496,17 +491,14 @@ def test_the_bars_of_the_picture_are_the_counts(
 ) -> None:
     import matplotlib.pyplot as plt
 
-    from techloop.reporting.dataset_plot import Bins, dataset_overview
-
     seen: list[Any] = []
     monkeypatch.setattr(plt.Figure, "savefig", lambda figure, *_, **__: seen.append(figure))
-    made = histograms(index_of([125.0] * 20 + [128.0] * 10 + [140.0]))
-    panels = [Bins(h.title, h.unit, h.of, h.edges, h.counts, ticks(h), h.log) for h in made]
+    panels = histograms(index_of([125.0] * 20 + [128.0] * 10 + [140.0]))
     dataset_overview(tmp_path / "a.png", panels, {"silent": 7, "clipped": 2})
-    *drawn, left_out = seen[0].axes
-    for ax, histogram in zip(drawn, made, strict=True):
+    *drawn, rejections = seen[0].axes
+    for ax, histogram in zip(drawn, panels, strict=True):
         assert [bar.get_height() for bar in ax.patches] == histogram.counts.tolist()
         assert [bar.get_x() for bar in ax.patches] == histogram.edges[:-1].tolist()
         assert ax.get_xlabel() == histogram.unit
         assert ax.get_xscale() == ("log" if histogram.log else "linear")
-    assert [bar.get_width() for bar in left_out.patches] == [2, 7], "the most frequent on top"
+    assert [bar.get_width() for bar in rejections.patches] == [2, 7], "most frequent on top"

@@ -16,7 +16,7 @@ def instrument(latent_vae_folder: Path) -> Instrument:
     return Instrument.load(latent_vae_folder)
 
 
-def test_it_generates_whole_loops_from_a_seed(instrument: Instrument) -> None:
+def test_a_seed_gives_the_same_loops(instrument: Instrument) -> None:
     a, b = instrument.generate(3, seed=1), instrument.generate(3, seed=1)
     np.testing.assert_array_equal(a, b)
     assert a.shape == (3, instrument.grid.samples)
@@ -39,7 +39,7 @@ def test_a_sequence_is_one_circle(instrument: Instrument) -> None:
     points = instrument.sample(3, seed=0)
     joined = instrument.render_sequence(points)
     assert joined.shape == (3 * instrument.grid.samples,)
-    # Rotating the sequence by one loop rotates the audio, and so no bar line is a special place.
+    # Rotating the sequence by one loop rotates the audio, so all bar lines are alike.
     latents = instrument.latents(points)
     with torch.inference_mode():
         chains = [torch.cat([*z], -1)[None] for z in (latents, latents.roll(1, 0))]
@@ -53,7 +53,7 @@ def test_a_sequence_is_one_circle(instrument: Instrument) -> None:
 
 def test_bars_are_whole_loops(instrument: Instrument, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instrument, "grid", Grid(bars=2))
-    with pytest.raises(ValueError, match="5 bars are no whole number of loops"):
+    with pytest.raises(ValueError, match="5 bars are not a whole number of loops"):
         instrument.walk(5, seed=0)
 
 
@@ -64,7 +64,7 @@ def test_reconstruct_is_render_of_embed(instrument: Instrument, loops_folder: Pa
     np.testing.assert_array_equal(instrument.reconstruct(audio), instrument.render(points))
 
 
-def test_a_morph_goes_from_one_to_the_other(instrument: Instrument, loops_folder: Path) -> None:
+def test_a_morph_is_a_line_between_both_loops(instrument: Instrument, loops_folder: Path) -> None:
     a, b = LoopDataset(loops_folder, "test").audio()[:2]
     out = instrument.morph(a, b, 4)
     assert out.shape == (4 * instrument.grid.samples,)
@@ -81,19 +81,19 @@ def test_interpolation_is_even() -> None:
         interpolate(a, b, 1)
 
 
-def test_a_walk_is_closed_smooth_and_of_the_prior() -> None:
+def test_a_walk_is_closed_smooth_and_normally_distributed() -> None:
     walk = closed_walk(64, (8, 4), seed=0)
     assert walk.shape == (64, 8, 4)
     steps = (walk - walk.roll(1, 0)).flatten(1).norm(dim=1)
     assert steps.max() < 0.3 * walk[0].norm()
-    assert steps[0] < 2 * steps.median()  # the way back from the end is a step like the others
+    assert steps[0] < 2 * steps.median()  # from the last point back to the first
     many = torch.stack([closed_walk(4, (8, 4), seed=s) for s in range(300)])
     assert many.std(0).sub(1).abs().max() < 0.2
     with pytest.raises(ValueError, match="needs 2 bars or more, got 0"):
         closed_walk(0, (8, 4), seed=0)
 
 
-def test_samples_and_walks_are_of_the_learned_prior(instrument: Instrument) -> None:
+def test_samples_and_walks_come_from_the_prior(instrument: Instrument) -> None:
     vae = instrument.latent_vae
     assert not torch.equal(vae.prior_factor, torch.eye(len(vae.prior_factor)))
     noise = torch.randn(2, *instrument.point_shape, generator=torch.Generator().manual_seed(5))
@@ -122,7 +122,7 @@ def test_an_arc_keeps_its_ends_its_norm_and_its_speed() -> None:
     angle = torch.atan2(arc[:, 1], arc[:, 0])
     torch.testing.assert_close(angle, torch.linspace(0, torch.pi / 2, 4))
     torch.testing.assert_close(arc.norm(dim=1), torch.full((4,), 3.0))
-    # Ends of two norms: from one to the other; where there is no arc, the line.
+    # The norm goes from that of one end to that of the other. Without an arc: the straight line.
     norms = interpolate_spherically(a, 2 * b, 3).flatten(1).norm(dim=1)
     torch.testing.assert_close(norms, torch.tensor([3.0, 4.5, 6.0]))
     for end in (2 * a, -a, 0 * a):

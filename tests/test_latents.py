@@ -273,7 +273,7 @@ def test_splits_that_are_not_there(loops_folder: Path, tmp_path: Path) -> None:
     index[index["split"] != "test"].to_parquet(folder / "index.parquet")
     with pytest.raises(ValueError, match="no loop is in split 'test'"):
         LoopDataset(folder, "test")
-    with pytest.raises(ValueError, match="no complete artifact"):
+    with pytest.raises(ValueError, match="not a complete artifact"):
         LoopDataset(tmp_path / "nowhere")
 
 

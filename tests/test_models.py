@@ -1,7 +1,4 @@
 import math
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -254,23 +251,5 @@ def test_folders_that_do_not_fit(audio_vae: AudioVAE, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="truncated, missing or of another version"):
         AudioVAE.load(tmp_path)
-    with pytest.raises(ValueError, match="no complete artifact"):
+    with pytest.raises(ValueError, match="not a complete artifact"):
         AudioVAE.load(tmp_path / "nothing")
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library, left as it is")
-def test_memory_that_is_freed_is_used_again() -> None:
-    """Of a block that glibc would give back to the system: no page is fetched a second time."""
-    code = """
-import resource, torch
-from techloop.grid import Grid
-from techloop.models.audio_vae import AudioVAE
-def faults():
-    torch.ones(20_000_000)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-AudioVAE(Grid(), latent_dim=2, channels=8, blocks=1)
-faults()
-print(-faults() + faults())
-"""
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(told.stdout) < 1000  # of 19,500

@@ -14,7 +14,7 @@ from distributed import LocalCluster
 from upath import UPath
 
 from techloop.audio.level import PEAK, loop_loudness_lufs
-from techloop.audio.recording import Unreadable
+from techloop.audio.recording import Rejection, Unreadable
 from techloop.data.build import CHUNK_ITEMS, DASK, SPLITS, place_of, prepare_loops, split_of
 from techloop.data.deduplicate import fingerprint_spectrogram
 from techloop.data.sources.folder import FolderSource
@@ -135,7 +135,9 @@ def test_every_item_ends_in_exactly_one_of_index_and_rejects(tmp_path):
             "filtered": bar(40),
         }
     )
-    source.about["filtered"] = {"left_out": ("licence", "not allowed", "CC-BY-NC-3.0", "CC0")}
+    source.about["filtered"] = {
+        "rejection": Rejection("licence", "not allowed", "CC-BY-NC-3.0", "CC0")
+    }
     prepare_loops(source, tmp_path / "loops", RECIPE, **settings(tmp_path))
     card, index, _, rejected = prepared(tmp_path / "loops")
     assert [(row["file"], row["bar"], row["reason"]) for row in rejected] == [

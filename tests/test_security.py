@@ -20,7 +20,7 @@ from torch import nn
 
 from techloop.data.build import prepare_loops
 from techloop.data.datasets import LatentDataset, LoopDataset
-from techloop.data.sources.synth import SynthSource
+from techloop.data.sources.synth.source import SynthSource
 from techloop.models.audio_vae import AudioVAE
 from techloop.params import Training
 from techloop.training.loop import fit

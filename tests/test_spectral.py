@@ -35,7 +35,7 @@ def test_hops_longer_than_half_a_window() -> None:
     assert torch.equal(a, circular_stft(x, 512, 128)[..., ::3])
 
 
-def test_what_is_kept_between_calls_can_be_trained_through() -> None:
+def test_cached_tensors_allow_gradients() -> None:
     with torch.inference_mode():
         circular_stft(torch.zeros(1, 960), 96, 24)
         log_mel(torch.zeros(1, 960), 16_000, window=96, hop=24, mels=5)
@@ -50,7 +50,7 @@ def test_a_steady_tone_has_its_amplitude_in_every_frame_even_at_the_wrap() -> No
     assert torch.allclose(amplitude, torch.full_like(amplitude, 256.0), rtol=1e-4)
 
 
-def test_it_is_librosas_away_from_the_wrap() -> None:
+def test_the_stft_is_librosas_away_from_the_wrap() -> None:
     import librosa
 
     x = torch.zeros(1, 8_192)

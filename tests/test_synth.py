@@ -1,4 +1,4 @@
-"""The built-in synthesiser: deterministic, in time, on a circle, and ruled by its factors."""
+"""The built-in synthesiser: deterministic, in time, circular, and controlled by its factors."""
 
 from dataclasses import replace
 
@@ -7,14 +7,18 @@ import pytest
 
 from techloop.audio.recording import Unreadable
 from techloop.data.source import Item
-from techloop.data.sources.synth import FACTORS, SynthSource, compose, draw_factors, render
-from techloop.data.sources.voices import BassLine, Hits, ladder, onset_samples, perform, since
+from techloop.data.sources.synth.circle import onset_samples, since
+from techloop.data.sources.synth.factors import FACTORS, draw_factors
+from techloop.data.sources.synth.filters import ladder
+from techloop.data.sources.synth.mix import perform
+from techloop.data.sources.synth.score import BassLine, Hits, compose
+from techloop.data.sources.synth.source import SynthSource, render
 from techloop.grid import Grid
 
 GRID = Grid()
 LOOPS = 60
 NOBODY = Hits(np.zeros(0, int), np.zeros(0))
-# All instruments to be heard, nothing extreme.
+# All instruments are audible, nothing is extreme.
 AUDIBLE = {name: spec.at(0.5) for name, spec in FACTORS.items()} | {
     "kick_pattern": 0.0,
     "open_hat_level_db": -10.0,
@@ -42,7 +46,7 @@ def centroid_hz(x):
 
 
 def alone(**instruments):
-    """A score of seed 0 in which only the instruments given play, and the kick (inaudibly)."""
+    """A score of seed 0 in which only the given instruments play, and the kick."""
     score = compose(GRID, AUDIBLE, np.random.default_rng(0))
     silent = {"hat": NOBODY, "open_hat": NOBODY, "clap": NOBODY, "percussion": (NOBODY, NOBODY)}
     bass = BassLine(*(values[:0] for values in score.bass))
@@ -53,7 +57,7 @@ def play(score, **factors):
     return perform(GRID, AUDIBLE | factors, score, np.random.default_rng(1))
 
 
-def test_items_tell_all_about_the_loops():
+def test_items_have_the_factors_and_names_of_the_loops():
     items = SynthSource(GRID, 300, seed=0).items()
     assert [item.name for item in items[:2]] == ["synth/000000", "synth/000001"]
     assert len({item.group for item in items}) == 300
@@ -78,7 +82,7 @@ def test_a_loop_depends_on_seed_and_number_alone(loops):
     assert not np.allclose(other.read(other.items()[1]).samples, loops[1])
 
 
-def test_loops_are_sound_and_not_trash(loops):
+def test_loops_are_finite_loud_and_without_dc(loops):
     assert loops.shape == (LOOPS, GRID.samples)
     assert loops.dtype == np.float32
     assert np.isfinite(loops).all()
@@ -122,7 +126,7 @@ def test_extreme_factors_stay_finite():
         assert np.isfinite(render(GRID, factors, 0, 0)).all()
 
 
-def test_it_refuses_what_it_cannot_render():
+def test_impossible_settings_and_items_are_refused():
     with pytest.raises(ValueError, match="loops is 0"):
         SynthSource(GRID, 0, seed=0)
     with pytest.raises(ValueError, match="seed is -1"):
@@ -144,16 +148,16 @@ def test_since_counts_around_the_circle():
 
 @pytest.mark.parametrize("steps", [4, 6, 14])
 def test_a_rotated_score_is_a_rotated_loop(steps):
-    """Every tail, filter, envelope, slide and the saturation go around: no place is the first.
+    """Tails, filters, envelopes, slides and saturation are circular: no sample is the first.
 
-    Hats, clap and chord have carriers that run freely, so they sit still as the score turns.
+    Hats, clap and chord have free-running carriers, which do not rotate with the score.
     """
 
     def rotated(hits):
         order = np.argsort((hits.steps + steps) % GRID.steps)
         return type(hits)((hits.steps + steps)[order] % GRID.steps, *(x[order] for x in hits[1:]))
 
-    bass = BassLine(  # slides across the wrap, and a note that lasts over it
+    bass = BassLine(  # slides across the wrap, and a note that lasts across it
         np.array([1, 4, 7, 10, 15]),
         np.array([0, 12, 3, 0, 7]),
         np.array([False, True, False, True, True]),
@@ -169,25 +173,22 @@ def test_a_rotated_score_is_a_rotated_loop(steps):
     np.testing.assert_allclose(play(again, room_s=1.2), expected, atol=2e-4)
 
 
-def test_nothing_happens_at_the_wrap():
-    """Where no onset falls on the wrap, it is as smooth as the samples around it.
-
-    Without hats and claps, whose noise would drown a seam.
-    """
+def test_the_wrap_is_as_smooth_as_the_samples_around_it():
+    """No onset falls on the wrap, and hats and claps, whose noise would hide a seam, are off."""
     loops = []
     for number in range(50):
         factors = draw_factors(5, number) | {"chord_level_db": -4.0, "chord_decay_s": 1.0}
         score = compose(GRID, factors, np.random.default_rng([5, number]))
-        kept = {
+        parts = {
             name: type(hits)(*(x[hits.steps > 0] for x in hits))
             for name in ("kick", "chord", "bass")
             for hits in [getattr(score, name)]
         }
-        kept["bass"] = kept["bass"]._replace(tied=np.zeros_like(kept["bass"].tied))
-        loops.append(play(alone(**kept), **factors))
+        parts["bass"] = parts["bass"]._replace(tied=np.zeros_like(parts["bass"].tied))
+        loops.append(play(alone(**parts), **factors))
 
     def roughness(x):
-        """How far samples at the wrap are from what their neighbours foretell, by what is usual."""
+        """Fourth difference at the wrap over its median nearby."""
         near = np.concatenate([x[:, -200:], x[:, :200]], axis=1)
         missed = np.abs(np.diff(near, n=4, axis=1))
         wrap = missed[:, 196:200].max(axis=1)
@@ -195,7 +196,7 @@ def test_nothing_happens_at_the_wrap():
 
     whole = np.stack(loops)
     assert roughness(whole).max() < 5
-    # A control: its end no longer meets its start.
+    # A control: without its first samples, a loop's end does not meet its start.
     assert np.median(roughness(whole[:, 300:])) > 30
 
 
@@ -223,7 +224,7 @@ def test_four_on_the_floor_falls_on_the_beats(loops):
         assert (energy[:, :half].sum(axis=1) > 1.2 * energy[:, half:].sum(axis=1)).mean() >= 0.75
 
 
-def test_each_pattern_of_kicks_is_another():
+def test_kick_patterns_differ():
     patterns = {tuple(_score(kick_pattern=float(k)).kick.steps) for k in range(5)}
     assert len(patterns) == 5
     assert all(0 in pattern for pattern in patterns)

@@ -1,4 +1,4 @@
-"""Tags: laid out by hand here as the formats have them, and damaged in every way."""
+"""Tags of files that are written by hand here, as the formats define them, and damaged."""
 
 import io
 import struct
@@ -51,7 +51,7 @@ def encoded(format, subtype=None, samples=AUDIO):
 
 
 def wav(*chunks, before=b"", form=b"RIFF"):
-    """A WAV with chunks before and after its samples, by hand."""
+    """A WAV with chunks before and after its samples."""
     fmt = chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, 44_100, 88_200, 2, 16))
     body = b"WAVE" + before + fmt + chunk(b"data", AUDIO.tobytes()) + b"".join(chunks)
     return form + struct.pack("<I", len(body)) + body
@@ -67,39 +67,39 @@ def tags(content):
     return read_tags(io.BytesIO(content))
 
 
-def test_a_wav_by_an_editor_of_loops():
-    said = tags(wav(smpl((100, 899), (0, 1)), acid(), info(IART="Someone", INAM="x")))
-    assert said == Tags(
+def test_a_wav_of_a_loop_editor():
+    result = tags(wav(smpl((100, 899), (0, 1)), acid(), info(IART="Someone", INAM="x")))
+    assert result == Tags(
         bpm={"acid": 128.0}, beats=8, beats_per_bar=4, loop=(100, 900), author="Someone"
     )
 
 
 def test_libsndfile_reads_the_same_layout(tmp_path):
-    """Its log is the oracle for our hand-made chunks."""
+    """The log of libsndfile is the oracle for our chunks."""
     (tmp_path / "x.wav").write_bytes(wav(smpl((100, 899)), acid(1, 12, (8, 6), 133.5)))
     with soundfile.SoundFile(tmp_path / "x.wav") as sound:
         log = sound.extra_info
     assert "OneShot" in log
-    for said in ("Beats     : 12", "Meter     : 6/8", "Tempo     : 133.5"):
-        assert said in log, log
-    said = tags((tmp_path / "x.wav").read_bytes())
-    assert (said.one_shot, said.beats, said.beats_per_bar) == (True, 12, 6)
-    assert said.bpm == {"acid": 133.5}
+    for line in ("Beats     : 12", "Meter     : 6/8", "Tempo     : 133.5"):
+        assert line in log, log
+    result = tags((tmp_path / "x.wav").read_bytes())
+    assert (result.one_shot, result.beats, result.beats_per_bar) == (True, 12, 6)
+    assert result.bpm == {"acid": 133.5}
 
 
-def test_nothing_said_is_nothing():
+def test_without_tags_all_is_absent():
     for content in (wav(), aiff(), encoded("FLAC"), encoded("OGG"), encoded("MP3"), encoded("AU")):
         assert tags(content) == Tags()
 
 
 @pytest.mark.parametrize("bpm", [0.0, -120.0, 19.9, 400.1, float("nan"), float("inf"), 1e30])
-def test_a_tempo_that_cannot_be_is_none(bpm):
+def test_an_impossible_tempo_is_absent(bpm):
     assert tags(wav(acid(bpm=bpm))).bpm == {}
     assert tags(id3(TBPM=str(bpm))).bpm == {}
 
 
 @pytest.mark.parametrize("beats", [0, 65_536, 2**32 - 1])
-def test_beats_that_cannot_be_are_none(beats):
+def test_impossible_beats_are_absent(beats):
     assert tags(wav(acid(beats=beats))).beats is None
 
 
@@ -110,21 +110,21 @@ def test_the_meter_is_the_upper_number(meter, expected):
 
 
 @pytest.mark.parametrize("loops", [[], [(900, 100)], [(0, 2**32 - 1)]])
-def test_a_loop_that_cannot_be_is_none(loops):
+def test_an_impossible_loop_is_absent(loops):
     assert tags(wav(smpl(*loops))).loop is None
 
 
-def test_of_two_chunks_the_first_counts():
+def test_the_first_of_two_chunks_counts():
     assert tags(wav(acid(bpm=120), acid(bpm=130))).bpm == {"acid": 120.0}
 
 
-def test_chunks_before_the_samples_and_odd_ones_are_walked():
+def test_chunks_before_the_samples_and_of_odd_size_are_read():
     content = wav(acid(), before=chunk(b"bext", b"odd") + chunk(b"JUNK", bytes(5)) + smpl((0, 9)))
     assert tags(content).loop == (0, 10)
     assert tags(content).bpm == {"acid": 128.0}
 
 
-def test_a_rf64_tells_the_length_of_its_samples_elsewhere():
+def test_an_rf64_has_the_length_of_its_samples_in_ds64():
     ds64 = chunk(b"ds64", struct.pack("<3QI", 0, AUDIO.nbytes, AUDIO.size, 0))
     content = wav(acid(), info(IART="Someone"), before=ds64, form=b"RF64")
     place = content.index(b"data") + 4
@@ -135,8 +135,8 @@ def test_a_rf64_tells_the_length_of_its_samples_elsewhere():
 @pytest.mark.parametrize(("kind", "one_shot"), [(1, False), (2, True), (0, False)])
 def test_an_apple_loop(kind, one_shot):
     basc = struct.pack(">IIHHHHH", 1, 16, 48, 2, 4, 4, kind) + bytes(66)
-    said = tags(aiff(chunk(b"basc", basc, ">"), chunk(b"AUTH", b"Someone", ">")))
-    assert said == Tags(beats=16, beats_per_bar=4, one_shot=one_shot, author="Someone")
+    result = tags(aiff(chunk(b"basc", basc, ">"), chunk(b"AUTH", b"Someone", ">")))
+    assert result == Tags(beats=16, beats_per_bar=4, one_shot=one_shot, author="Someone")
 
 
 @pytest.mark.parametrize(
@@ -160,14 +160,14 @@ def vorbis(*comments):
 
 
 def flac(*comments):
-    """A FLAC whose first block, which must be there, is followed by comments."""
+    """A FLAC: its first, mandatory block, followed by comments."""
     block = vorbis(*comments)
     content = encoded("FLAC")
     return content[:42] + b"\x04" + len(block).to_bytes(3, "big") + block + content[42:]
 
 
 def ogg(*comments):
-    """The two pages of an OGG Vorbis that come before its sound; nobody looks at checksums."""
+    """The first two pages of an OGG Vorbis file; their checksums are not read."""
     pages = b""
     for i, packet in enumerate((b"\x01vorbis" + bytes(23), b"\x03vorbis" + vorbis(*comments))):
         lacing = bytes([255] * (len(packet) // 255) + [len(packet) % 255])
@@ -176,23 +176,23 @@ def ogg(*comments):
 
 
 @pytest.mark.parametrize("file", [flac, ogg])
-@pytest.mark.parametrize("said", ["BPM=97.5", "bpm=97,5", "TEMPO=97.5", "tempo= 97.5 "])
-def test_tempo_and_artist_of_vorbis_comments(file, said):
-    assert tags(file("ARTIST= Someone ", said)) == Tags({"tag": 97.5}, author="Someone")
+@pytest.mark.parametrize("comment", ["BPM=97.5", "bpm=97,5", "TEMPO=97.5", "tempo= 97.5 "])
+def test_tempo_and_artist_of_vorbis_comments(file, comment):
+    assert tags(file("ARTIST= Someone ", comment)) == Tags({"tag": 97.5}, author="Someone")
 
 
-@pytest.mark.parametrize("said", ["fast", "", "0", "120 or so", "12800"])
-def test_a_tempo_in_words_is_none(said):
-    assert tags(flac(f"BPM={said}")).bpm == {}
-    assert tags(flac(f"BPM={said}", "TEMPO=120")).bpm == {"tag": 120.0}
+@pytest.mark.parametrize("comment", ["fast", "", "0", "120 or so", "12800"])
+def test_a_tempo_that_is_not_a_number_is_absent(comment):
+    assert tags(flac(f"BPM={comment}")).bpm == {}
+    assert tags(flac(f"BPM={comment}", "TEMPO=120")).bpm == {"tag": 120.0}
 
 
-def test_acid_and_tag_both_stand():
+def test_tempi_of_acid_and_tag_are_both_read():
     content = wav(acid(bpm=64), chunk(b"id3 ", id3(TBPM="128")))
     assert tags(content).bpm == {"acid": 64.0, "tag": 128.0}
 
 
-def test_a_damaged_text_leaves_the_chunks_beside_it():
+def test_a_damaged_text_does_not_affect_other_chunks():
     content = wav(acid(), chunk(b"LIST", b"INFOIART\xff\xff"), chunk(b"id3 ", b"ID3\x03"))
     assert tags(content) == Tags({"acid": 128.0}, 8, 4)
 
@@ -208,13 +208,13 @@ class Counting(io.BytesIO):
         return content
 
 
-def test_samples_are_seeked_over():
+def test_samples_are_skipped():
     file = Counting(encoded("WAV", samples=np.zeros(10**6, np.int16)) + acid() + info(IART="S"))
     assert read_tags(file).author == "S"
     assert file.count < 1000
 
 
-def test_a_million_empty_chunks_are_not_walked():
+def test_a_million_empty_chunks_are_not_read():
     file = Counting(b"RIFF\0\0\0\0WAVE" + bytes(8 * 10**6) + acid())
     assert read_tags(file) == Tags()
     assert file.count < 10_000
@@ -235,14 +235,14 @@ WHOLE = [
     st.integers(0, 3000),
     st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=20),
 )
-def test_damage_is_never_raised(content, length, changes):
+def test_damage_never_raises(content, length, changes):
     damaged = bytearray(content[: length or None])
     for place, value in changes:
         damaged[place % len(damaged)] = value
     assert isinstance(tags(bytes(damaged)), Tags)
 
 
-def test_a_stream_that_fails_is_not_raised():
+def test_a_failing_stream_does_not_raise():
     file = io.BytesIO(wav(acid()))
     file.close()
     assert read_tags(file) == Tags()

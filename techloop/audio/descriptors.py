@@ -1,13 +1,13 @@
-"""Acoustic descriptors of loops, in physical units: one value a latent frame, or one a loop.
+"""Acoustic descriptors of loops in physical units: one value per latent frame, or one per loop.
 
 A loop is a circle: every frame wraps around, and rotating a loop by whole hops rotates its frame
 descriptors by as many frames. Frame t is centred on sample t * hop.
 
-Silence has defined values: levels at `FLOOR_DB`, centroid, bandwidth, roll-off, zero crossings,
-onset strength, onset density, pulse clarity and kick_on_beat 0, flatness 1.
+Silence has defined values: levels at `FLOOR_DB`, flatness 1, everything else 0.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,73 +17,76 @@ from torch.nn.functional import avg_pool1d, max_pool1d
 from techloop.audio.spectral import circular_stft, k_weights, mel_filterbank, wrap
 from techloop.grid import Grid
 
-WINDOW = 1024  # of the spectral descriptors, in samples
-ONSET_WINDOW = 512  # shorter, as an onset is early by up to half a window
+WINDOW = 1024  # window of the spectral descriptors, in samples
+ONSET_WINDOW = 512  # shorter, as an onset can appear up to half a window too early
 FLOOR_DB = -100.0
 ROLLOFF_SHARE = 0.85
 BANDS_HZ = {"low_db": (0.0, 200.0), "mid_db": (200.0, 2000.0), "high_db": (2000.0, math.inf)}
 LEVELS = ("loudness_db", *BANDS_HZ)
 KICK_BELOW_HZ = 150.0
 
-# Units for axes and tables, by descriptor.
-UNITS = {
-    "loudness_db": "LUFS",
-    "centroid_hz": "Hz",
-    "bandwidth_hz": "Hz",
-    "rolloff_hz": "Hz",
-    "flatness": "",
-    "zero_crossing_rate": "1/s",
-    "onset_strength": "dB",
-    "low_db": "dB",
-    "mid_db": "dB",
-    "high_db": "dB",
-    "onset_density": "1/s",
-    "pulse_clarity": "",
-    "kick_on_beat": "",
-}
-FRAME_DESCRIPTORS = tuple(UNITS)[:10]
-LABELS = {
-    "loudness_db": "loudness",
-    "centroid_hz": "centroid",
-    "bandwidth_hz": "bandwidth",
-    "rolloff_hz": "roll-off",
-    "flatness": "flatness",
-    "zero_crossing_rate": "zero crossings",
-    "onset_strength": "onset strength",
-    "low_db": "low band",
-    "mid_db": "mid band",
-    "high_db": "high band",
-    "onset_density": "onset density",
-    "pulse_clarity": "pulse clarity",
-    "kick_on_beat": "kick on beat",
-}
+
+class Descriptor(NamedTuple):
+    """How a descriptor is called in code and in words, and what its values are measured in.
+
+    Attributes:
+        name: snake case, with the unit where there is one.
+        label: for axes and tables.
+        unit: empty for a bare number.
+        per_frame: every frame has one; otherwise only a whole loop has.
+    """
+
+    name: str
+    label: str
+    unit: str
+    per_frame: bool = True
+
+
+DESCRIPTORS = (
+    Descriptor("loudness_db", "loudness", "LUFS"),
+    Descriptor("centroid_hz", "centroid", "Hz"),
+    Descriptor("bandwidth_hz", "bandwidth", "Hz"),
+    Descriptor("rolloff_hz", "roll-off", "Hz"),
+    Descriptor("flatness", "flatness", ""),
+    Descriptor("zero_crossing_rate", "zero crossings", "1/s"),
+    Descriptor("onset_strength", "onset strength", "dB"),
+    Descriptor("low_db", "low band", "dB"),
+    Descriptor("mid_db", "mid band", "dB"),
+    Descriptor("high_db", "high band", "dB"),
+    Descriptor("onset_density", "onset density", "1/s", per_frame=False),
+    Descriptor("pulse_clarity", "pulse clarity", "", per_frame=False),
+    Descriptor("kick_on_beat", "kick on beat", "", per_frame=False),
+)
+FRAME_DESCRIPTORS = tuple(d.name for d in DESCRIPTORS if d.per_frame)
+UNITS = {d.name: d.unit for d in DESCRIPTORS}
+LABELS = {d.name: d.label for d in DESCRIPTORS}
 
 
 def frame_descriptors(
     audio: Float[Tensor, "b samples"], sample_rate_hz: int, hop: int
 ) -> dict[str, Float[Tensor, "b frames"]]:
-    """The ten descriptors of each frame.
+    """The descriptors of each frame (`FRAME_DESCRIPTORS`).
 
     * `loudness_db`: K-weighted level (ITU-R BS.1770-4) of the frame, in LUFS; a full-scale sine
       at 1 kHz has -3.
     * `centroid_hz`, `bandwidth_hz`: mean frequency and standard deviation around it, weighted by
       amplitude; `rolloff_hz`: the frequency below which 85 % of the amplitude lies.
     * `flatness`: geometric over arithmetic mean of the power spectrum, 0 (a tone) to 1 (white).
-    * `zero_crossing_rate`: sign changes a second.
+    * `zero_crossing_rate`: sign changes per second.
     * `onset_strength`: see `onset_strength`.
     * `low_db`, `mid_db`, `high_db`: power below 200 Hz, up to 2 kHz and above, in dB relative to
       a square wave at full scale (mean square of 1).
 
     Returns:
-        Arrays `(b, samples // hop)` by name, in the order of `UNITS`.
+        Tensors `(b, samples // hop)` by name, in the order of `FRAME_DESCRIPTORS`.
 
     Raises:
-        ValueError: the loops are no whole number of hops, or not finite.
+        ValueError: the loops are not a whole number of hops long, or not finite.
 
     References:
         Peeters, A large set of audio features for sound description, 2004, section 6;
-        ITU-R BS.1770-4, 2015, annex 1. Conventions are those of librosa 0.11, which the tests
-        compare with.
+        ITU-R BS.1770-4, 2015, annex 1. The conventions are those of librosa 0.11; the tests
+        compare with it.
     """
     _check(audio, hop)
     return _frame_descriptors(audio, _power(audio, ONSET_WINDOW, hop), sample_rate_hz, hop)
@@ -95,7 +98,7 @@ def _frame_descriptors(
     sample_rate_hz: int,
     hop: int,
 ) -> dict[str, Float[Tensor, "b frames"]]:
-    """`frame_descriptors` of audio whose power at the onsets' window is known."""
+    """`frame_descriptors`, given the power spectrum `short` of the window `ONSET_WINDOW`."""
     power = _power(audio, WINDOW, hop)
     amplitude = power.sqrt()
     hz = torch.arange(WINDOW // 2 + 1) * (sample_rate_hz / WINDOW)
@@ -110,7 +113,7 @@ def _frame_descriptors(
     values = {
         "loudness_db": levels[0] - 0.691,
         "centroid_hz": centroid,
-        # The second moment about zero less the squared mean: one pass instead of three.
+        # Second moment minus squared mean: one pass over the amplitudes instead of three.
         "bandwidth_hz": (second / safe - centroid.square()).clamp_min(0).sqrt(),
         "rolloff_hz": below.sum(1) * (sample_rate_hz / WINDOW),
         "flatness": floored.log().mean(1).exp() / floored.mean(1),
@@ -124,20 +127,20 @@ def _frame_descriptors(
 def loop_descriptors(
     audio: Float[Tensor, "b samples"], grid: Grid
 ) -> dict[str, Float[Tensor, " b"]]:
-    """The descriptors of whole loops: those of frames, summed up, and three of rhythm.
+    """The descriptors of whole loops: averages of those of frames, and three of rhythm.
 
-    Levels are those of the mean power over the loop, onset strength its mean; the others are
-    means weighted by the amplitude of the frames, so that pauses do not count.
+    Levels are those of the mean power over the loop, and onset strength is averaged. The others
+    are means weighted by the amplitude of the frames, so that pauses do not count.
 
-    * `onset_density`: onsets a second, see `onsets`.
+    * `onset_density`: onsets per second, see `onsets`.
     * `pulse_clarity`: see `pulse_clarity`.
     * `kick_on_beat`: share of the grid's beats with a kick on them, see `kicks`.
 
     Returns:
-        Arrays `(b,)` by name, in the order of `UNITS`.
+        Tensors `(b,)` by name, in the order of `DESCRIPTORS`.
 
     Raises:
-        ValueError: as `frame_descriptors`.
+        ValueError: see `frame_descriptors`.
     """
     _check(audio, grid.hop)
     short = _power(audio, ONSET_WINDOW, grid.hop)
@@ -156,15 +159,18 @@ def loop_descriptors(
     values["onset_density"] = onsets(strength, grid).float().sum(1) / grid.duration_s
     values["pulse_clarity"] = pulse_clarity(strength, grid)
     values["kick_on_beat"] = kick_on_beat(_kicks(short, strength, grid), grid)
-    return {name: values[name] for name in UNITS}
+    return {d.name: values[d.name] for d in DESCRIPTORS}
 
 
 def onset_strength(
     audio: Float[Tensor, "b samples"], sample_rate_hz: int, hop: int
 ) -> Float[Tensor, "b frames"]:
-    """Rise of the mel spectrum from the frame before, in dB, falls as 0, mean over 40 bands.
+    """Spectral flux: rise in dB since the last frame (a fall counts as 0), mean over 40 mel bands.
 
-    Levels are taken above -60 dB re full scale, so that noise below counts for nothing.
+    Levels below -60 dB re full scale count as -60 dB, so that faint noise has no onsets.
+
+    The onset envelope of tempo estimation is another quantity: the flux of compressed amplitudes
+    in each of several bands, of a whole recording, at a frame rate of its own.
 
     References:
         Böck & Widmer, Maximum filter vibrato suppression for onset detection, 2013, equation 2
@@ -184,9 +190,10 @@ def _onset_strength(
 
 
 def onsets(strength: Float[Tensor, "b frames"], grid: Grid) -> Bool[Tensor, "b frames"]:
-    """Frames at which something starts: peaks of an onset strength.
+    """Frames at which a sound starts: peaks of the onset strength.
 
-    A peak is the largest value within 30 ms, and 1 dB above the mean of the 100 ms around it.
+    A peak is the largest value within 30 ms to either side, and more than 1 dB above the mean
+    within 100 ms to either side.
 
     References:
         Böck, Krebs & Schedl, Evaluating the online capabilities of onset detection methods,
@@ -198,11 +205,12 @@ def onsets(strength: Float[Tensor, "b frames"], grid: Grid) -> Bool[Tensor, "b f
 
 
 def kicks(audio: Float[Tensor, "b samples"], grid: Grid) -> Bool[Tensor, "b frames"]:
-    """Frames at which a kick, or what sounds as low and as loud, starts.
+    """Frames at which a kick, or another low and loud sound, starts.
 
-    An onset, of all bands or of those below 500 Hz (a kick's pitch may take a while to fall), after
-    which the level below 150 Hz rises: within 60 ms it is 6 dB or more above its lowest of the
-    30 ms before, within 9 dB of the highest of the loop, and above -45 dB re full scale.
+    There is an onset, in all bands or in those below 500 Hz (a kick's pitch may take a while to
+    fall), and the level below 150 Hz rises after it. Within 60 ms that level reaches 6 dB or more
+    above its minimum in the 30 ms before, comes within 9 dB of its maximum in the loop, and exceeds
+    -45 dB re full scale.
     """
     short = _power(audio, ONSET_WINDOW, grid.hop)
     return _kicks(short, _onset_strength(short, grid.sample_rate_hz), grid)
@@ -212,19 +220,19 @@ def _kicks(
     short: Float[Tensor, "b bins frames"], strength: Float[Tensor, "b frames"], grid: Grid
 ) -> Bool[Tensor, "b frames"]:
     hz = torch.arange(ONSET_WINDOW // 2 + 1) * (grid.sample_rate_hz / ONSET_WINDOW)
-    # In steps of two bins, so that each band has a level of its own.
+    # Bands of two bins each: neighbours do not share a bin.
     edges = torch.arange(0, 500, 2 * float(hz[1]))
     bands = torch.stack([((hz >= low) & (hz < low + 2 * hz[1])).float() for low in edges])
     levels = _levels_db(short, bands).clamp_min(-60)
-    found = onsets((levels - levels.roll(1, -1)).clamp_min(0).mean(1), grid)
-    found |= onsets(strength, grid)
+    starts = onsets((levels - levels.roll(1, -1)).clamp_min(0).mean(1), grid)
+    starts |= onsets(strength, grid)
 
     level = _levels_db(short, (hz < KICK_BELOW_HZ).float()[None])[:, 0]
     before, after = (max(round(s * grid.frame_rate_hz), 1) for s in (0.03, 0.06))
     lowest = -max_pool1d(wrap(-level, before, 0), before + 1, 1)
     highest = max_pool1d(wrap(level, 0, after), after + 1, 1)
     loud = (highest > level.amax(1, keepdim=True) - 9) & (highest > -45)
-    return found & loud & (highest - lowest >= 6)
+    return starts & loud & (highest - lowest >= 6)
 
 
 def kick_on_beat(kicks: Bool[Tensor, "b frames"], grid: Grid) -> Float[Tensor, " b"]:
@@ -237,10 +245,10 @@ def kick_on_beat(kicks: Bool[Tensor, "b frames"], grid: Grid) -> Float[Tensor, "
 
 
 def pulse_clarity(strength: Float[Tensor, "b frames"], grid: Grid) -> Float[Tensor, " b"]:
-    """How periodic an onset strength is: its highest autocorrelation at 0.25 to 1 s, 0 to 1.
+    """How periodic an onset strength is, from 0 to 1: its largest autocorrelation at 0.25 to 1 s.
 
-    The circular autocorrelation of the deviation from the mean, over its value at lag 0. A
-    constant onset strength has no pulse: 0.
+    The autocorrelation is circular, taken of the deviation from the mean and divided by its value
+    at lag 0. A constant onset strength has no pulse: 0.
 
     References:
         Lartillot et al., Multi-feature modeling of pulse clarity, 2008, section 3.2 (MaxAutocor).
@@ -276,8 +284,8 @@ def _levels_db(
 
 
 def _zero_crossings(audio: Float[Tensor, "b samples"], hop: int) -> Float[Tensor, "b frames"]:
-    """Share of the WINDOW samples around each t * hop whose sign is not that of the one before."""
-    # What is below 1e-10 counts as zero, and zero as positive (librosa.zero_crossings).
+    """Share of samples that differ in sign from the one before, over the `WINDOW` of each frame."""
+    # Magnitudes below 1e-10 count as zero, and zero as positive (as in librosa.zero_crossings).
     negative = audio < -1e-10
     crossing = (negative != negative.roll(1, -1)).float()
     return avg_pool1d(wrap(crossing, WINDOW // 2, WINDOW // 2 - hop), WINDOW, hop)
@@ -286,8 +294,8 @@ def _zero_crossings(audio: Float[Tensor, "b samples"], hop: int) -> Float[Tensor
 def _check(audio: Tensor, hop: int) -> None:
     if audio.shape[-1] == 0 or audio.shape[-1] % hop:
         raise ValueError(
-            f"loops of {audio.shape[-1]} samples are no whole number of hops of {hop} samples; "
+            f"loops of {audio.shape[-1]} samples are not a whole number of hops of {hop} samples; "
             "cut them to the grid first"
         )
     if not audio.isfinite().all():
-        raise ValueError("audio holds NaN or infinity; descriptors of it would mean nothing")
+        raise ValueError("audio holds NaN or infinity; its descriptors would be meaningless")

@@ -1,8 +1,9 @@
-"""What reading a file gives: samples, what the file says of itself, or why not."""
+"""The result of reading an item: a recording with its tags, or the reason for its rejection."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -12,15 +13,15 @@ NOWHERE = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class Tags:
-    """What a file says of itself, besides its name.
+    """The metadata stored in an audio file.
 
     Attributes:
-        bpm: tempi by where they stand: `acid` (a chunk of WAVs), `tag` (ID3, Vorbis, MP4 ...).
-        beats: how many the file or its loop has (`acid`, Apple's `basc`), where it says so.
-        beats_per_bar: where it says so.
-        one_shot: it says that it is a single sound and no loop.
+        bpm: tempi by where they are stored: `acid` (a chunk of WAVs), `tag` (ID3, Vorbis, MP4 ...).
+        beats: beats of the file or its loop (`acid`, Apple's `basc`); None where not stored.
+        beats_per_bar: None where not stored.
+        one_shot: the file is marked as a single sound, not a loop.
         loop: first sample and one past the last of its first loop (`smpl`).
-        author: artist, empty where it says none.
+        author: the artist, empty where not stored.
     """
 
     bpm: Mapping[str, float] = field(default_factory=dict)
@@ -33,13 +34,13 @@ class Tags:
 
 @dataclass(frozen=True)
 class Recording:
-    """What reading an item gives.
+    """An item that was read.
 
     Attributes:
         samples: the mean of its channels, in [-1, 1] (a lossy format may go a little beyond).
         rate_hz: their rate.
-        clipped: numbers of the samples at which a channel is cut off, in ascending order.
-        tags: what the file says of itself.
+        clipped: numbers of the samples at which any channel is clipped, ascending.
+        tags: the metadata stored in the file.
     """
 
     samples: Float[np.ndarray, " samples"]
@@ -48,14 +49,26 @@ class Recording:
     tags: Tags = field(default_factory=Tags)
 
 
-class Rejected(Exception):
-    """A recording or a bar of it is left out; this becomes a row of the reject table.
+class Rejection(NamedTuple):
+    """Why a recording or a loop of it is left out of the dataset.
 
-    Args:
-        reason: one word or a few, joined by underscores, that many rows share.
-        detail: a sentence's worth on this one.
-        value: what was found, where it can be said in a number or a word.
-        limit: what it should have been.
+    Attributes:
+        reason: a category in snake case, shared by many rows of the reject table.
+        detail: an explanation of this case.
+        value: the measured number or word; NaN where there is none.
+        limit: the bound that the value breaks.
+    """
+
+    reason: str
+    detail: str
+    value: float | str = math.nan
+    limit: float | str = math.nan
+
+
+class Rejected(Exception):
+    """A recording or a loop of it is left out; this becomes a row of the reject table.
+
+    Args: those of `Rejection`.
     """
 
     def __init__(
@@ -66,7 +79,7 @@ class Rejected(Exception):
 
 
 class Unreadable(Rejected):
-    """An item cannot be read; the message is the reason that goes into the reject table."""
+    """An item cannot be read; the message is the detail in the reject table."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("unreadable", detail)

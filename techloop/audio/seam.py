@@ -1,9 +1,9 @@
-"""The ends of a cut joined, so that it plays in a loop without a click."""
+"""The seam of a loop: both ends of a cut are joined, so that it repeats without a click."""
 
 import numpy as np
 from jaxtyping import Float
 
-SEAM_FADE_S = 0.015  # of the cross-fade that joins the ends of a cut
+SEAM_FADE_S = 0.015  # length of the cross-fade at the seam
 
 
 def close_seam(
@@ -11,17 +11,17 @@ def close_seam(
 ) -> Float[np.ndarray, " cut"]:
     """The cut x[start:end] with its ends joined: played in a loop, it does not click.
 
-    Over its last `fade` samples it turns into what precedes `start`, so that the wrap is as
-    continuous as the recording was there. Where nothing precedes, its first samples come out of
-    what follows `end`. Where there is neither, the cut is the whole recording and stays as it is,
-    as it does where the joint would be most of what is heard (a rest after a loud bar).
+    The last `fade` samples cross-fade into the samples before `start`, so that the wrap is as
+    continuous as the recording was there. Where nothing precedes `start`, the first samples
+    cross-fade out of the samples after `end`. The cut stays unchanged where there is neither, and
+    where the cross-fade would be louder than the cut itself (a rest after a loud bar).
 
     Args:
         x: the recording.
         start: first sample of the cut.
         end: one past its last.
         fade: samples of the cross-fade.
-        circular: the recording itself is a loop, so its end precedes its start.
+        circular: the recording itself is a loop, so that its end precedes its start.
     """
     cut = x[start:end]
     fade = min(fade, len(cut))
@@ -39,13 +39,15 @@ def close_seam(
 def _cross_fade(
     out: Float[np.ndarray, " samples"], into: Float[np.ndarray, " samples"]
 ) -> Float[np.ndarray, " samples"]:
-    """One turning into the other, at the level that both have.
+    """A cross-fade from one signal into another that keeps their level.
 
-    Weights that add up to 1 leave a dip between sounds that have nothing in common, after which
-    the seam is heard as an onset; how alike the two are says how deep it would be.
+    Weights that add up to 1 leave a dip in level between uncorrelated sounds, and the rise after it
+    would sound like an onset. The correlation says how deep the dip is, so it is divided out.
     """
     rise = np.sin(np.linspace(0, np.pi / 2, len(out), endpoint=False)).astype(out.dtype) ** 2
     fall = 1 - rise
-    alike = max(float(out @ into) / (float(np.linalg.norm(out) * np.linalg.norm(into)) + 1e-9), 0.0)
-    dip = np.sqrt(fall**2 + rise**2 + 2 * alike * fall * rise)
-    return ((fall * out + rise * into) / dip).astype(out.dtype)
+    norms = float(np.linalg.norm(out) * np.linalg.norm(into))
+    correlation = max(float(out @ into) / (norms + 1e-9), 0.0)
+    dip = np.sqrt(fall**2 + rise**2 + 2 * correlation * fall * rise)
+    faded: np.ndarray = (fall * out + rise * into) / dip
+    return faded.astype(out.dtype)

@@ -1,7 +1,5 @@
 """Spectra of loops: a loop is a circle, so every window wraps around."""
 
-import contextlib
-import ctypes
 import math
 from functools import lru_cache
 
@@ -9,16 +7,9 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-# Of glibc's malloc.h: parameter and value.
-MALLOPT = {
-    "M_MMAP_MAX": (-4, 0),
-    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
-    "M_TOP_PAD": (-2, 64 * 2**20),
-}
-
 
 def wrap(x: Float[Tensor, "... t"], before: int, after: int) -> Float[Tensor, "... u"]:
-    """`x` continued past both ends as the circle it is, however far; less than nothing cuts off."""
+    """`x` continued around the circle past both ends; a negative count cuts samples off."""
     t = x.shape[-1]
     if min(before, after) >= 0 and max(before, after) <= t:
         return torch.cat([x[..., t - before :], x, x[..., :after]], -1)
@@ -27,14 +18,14 @@ def wrap(x: Float[Tensor, "... t"], before: int, after: int) -> Float[Tensor, ".
 
 @lru_cache(maxsize=64)
 def whole_hop(samples: int, window: int) -> int:
-    """The largest hop of at most a quarter window that divides a circle of so many samples."""
+    """The largest hop of at most a quarter window that divides `samples`."""
     return next(hop for hop in range(window // 4, 0, -1) if samples % hop == 0)
 
 
 @lru_cache(maxsize=32)
 def hann(window: int, device: torch.device) -> Float[Tensor, " window"]:
     """The periodic Hann window."""
-    with torch.inference_mode(False):  # kept beyond the mode it is first asked for in
+    with torch.inference_mode(False):  # the cached tensor may be used in training later
         return torch.hann_window(window, device=device)
 
 
@@ -54,7 +45,6 @@ def circular_stft(
     samples = x.shape[-1]
     if samples % hop:
         raise ValueError(f"a circle of {samples} samples is not a whole number of hops of {hop}")
-    keep_freed_memory()
     padded = wrap(x.float(), window // 2, window // 2 - hop)
     return torch.stft(
         padded, window, hop, window=hann(window, x.device), center=False, return_complex=True
@@ -64,7 +54,7 @@ def circular_stft(
 def circular_istft(
     spectrum: Complex[Tensor, "b bins frames"], window: int, hop: int
 ) -> Float[Tensor, "b samples"]:
-    """The loops whose `circular_stft` is nearest to `spectrum` (least squares): its inverse.
+    """The inverse of `circular_stft`: loops whose transform is nearest (least squares).
 
     Raises:
         ValueError: the window is not an even number of hops, or fewer than four.
@@ -85,26 +75,35 @@ def circular_istft(
 def mel_filterbank(
     sample_rate_hz: int, window: int, mels: int, low_hz: float = 30.0, high_hz: float | None = None
 ) -> Float[Tensor, "mels bins"]:
-    """Triangular filters on the HTK mel scale, each of unit area in bins' weights (torchaudio)."""
+    """Triangular filters on the HTK mel scale, normalised by their width (Slaney), by torchaudio.
+
+    Args:
+        sample_rate_hz: of the loops.
+        window: of the transform, in samples.
+        mels: how many filters.
+        low_hz: lower edge of the first filter.
+        high_hz: upper edge of the last one; half the sample rate by default.
+    """
     from torchaudio.functional import melscale_fbanks
 
     high_hz = high_hz or sample_rate_hz / 2
-    with torch.inference_mode(False):  # kept beyond the mode it is first asked for in
-        return melscale_fbanks(
+    with torch.inference_mode(False):  # the cached tensor may be used in training later
+        filters: Tensor = melscale_fbanks(
             window // 2 + 1, low_hz, high_hz, mels, sample_rate_hz, norm="slaney"
-        ).T
+        )
+        return filters.T
 
 
 @lru_cache(maxsize=4)
 def chroma_filterbank(
     sample_rate_hz: int, window: int, low_hz: float = 60.0, high_hz: float = 4000.0
 ) -> Float[Tensor, "twelve bins"]:
-    """How much each bin counts for each pitch class, from C on: linearly between two semitones.
+    """Weights of the bins for each pitch class, starting at C; linear between two semitones.
 
     References:
         Fujishima, Realtime chord recognition of musical sound, 1999 (pitch class profile).
     """
-    with torch.inference_mode(False):  # kept beyond the mode it is first asked for in
+    with torch.inference_mode(False):  # the cached tensor may be used in training later
         hz = torch.arange(window // 2 + 1) * (sample_rate_hz / window)
         semitone = 12 * (hz.clamp_min(1) / 440).log2() + 9
         away = (semitone - torch.arange(12)[:, None] + 6) % 12 - 6
@@ -119,7 +118,7 @@ def log_mel(
     mels: int = 64,
     floor_db: float = -100.0,
 ) -> Float[Tensor, "b mels frames"]:
-    """Mel power in dB relative to a full-scale sine, floored at `floor_db`."""
+    """Mel power in dB relative to a full-scale sine, at least `floor_db`."""
     spectrum = torch.view_as_real(circular_stft(x, window, hop))
     filters = mel_filterbank(sample_rate_hz, window, mels).to(x.device)
     weights = filters / filters.sum(-1, keepdim=True)
@@ -135,17 +134,3 @@ def k_weights(hz: Float[Tensor, " bins"]) -> Float[Tensor, " bins"]:
     )
     high_pass = (1 - 2 * z + z**2) / (1 - 1.99004745483398 * z + 0.99007225036621 * z**2)
     return (shelf * high_pass).abs().square().float()
-
-
-@lru_cache(maxsize=1)
-def keep_freed_memory() -> None:
-    """Have this process keep the memory it frees for what it needs next.
-
-    Above 32 MB glibc asks the system each time, and the fresh pages cost more than the arithmetic
-    on them: without, decoding takes a half to a third of the time, and the descriptors two thirds.
-    Another C library stays as it is.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        libc = ctypes.CDLL(None)
-        for parameter, value in MALLOPT.values():
-            libc.mallopt(parameter, value)

@@ -1,12 +1,12 @@
-"""Loops to amplitudes at two resolutions, and amplitudes back to sound without any phase.
+"""Vocoder: loops to log amplitudes at two resolutions, and amplitudes without phases back to loops.
 
-    loop -> |STFT| of 16 hops, up to half of the band: which partials are there
-         -> |STFT| of 4 hops, the whole band: when things begin, and the rest
+    loop -> |STFT|, window of 16 hops, lower half of the band: resolves partials
+         -> |STFT|, window of 4 hops, whole band: resolves attacks
     both -> phases locked to the spectral peaks -> a few projections onto both -> loop
 
-A latent that carries no phase can be predicted by a second model, and commutes with rotation.
-Everything here is circular: a rotation of the loop by a hop rotates the frames by one, and the
-other way round. No phase is tied to a position.
+A latent without phases can be predicted by a second model, and commutes with rotation. Everything
+here is circular: rotating the loop by a hop rotates the frames by one, and vice versa. No phase
+depends on a position in the loop.
 """
 
 import math
@@ -18,21 +18,21 @@ from torch.nn import functional as F
 
 from techloop.audio.spectral import circular_istft, circular_stft, hann
 
-LONG, SHORT = 16, 4  # windows, in hops: 128 ms tell 8 Hz apart, 32 ms tell strokes apart
-LOG_FLOOR = 1e-3  # epsilon of log amplitudes (unscaled: a full-scale sine has a quarter window)
-PROJECTIONS = 2  # onto both spectrograms; more gain nothing with predicted ones
+LONG, SHORT = 16, 4  # windows, in hops: 128 ms resolve 8 Hz, 32 ms resolve drum strokes
+LOG_FLOOR = 1e-3  # epsilon of log amplitudes (unscaled: a full-scale sine has window / 4)
+PROJECTIONS = 2  # onto both spectrograms; more do not help with predicted ones
 MOMENTUM = 0.99
 PARABOLA = 1 / (2 * math.pi * 0.25645)  # offset of a peak in bins, per slope of log amplitude: Hann
-SMOOTH_BINS = 31  # of the long window: what is finer than 31 bins (242 Hz) is fine structure
+SMOOTH_BINS = 31  # bins of the long window (242 Hz); finer details are fine structure
 
 
 def values_per_frame(hop: int) -> int:
-    """Log amplitudes a frame: the long window's bins up to half of the band, all of the short's."""
+    """Log amplitudes per frame: the long window's in half of the band, and all the short one's."""
     return (LONG * hop // 4 + 1) + (SHORT * hop // 2 + 1)
 
 
 def split_windows(spectrum: Float[Tensor, "b v frames"]) -> tuple[Tensor, Tensor]:
-    """The long window's part and the short one's."""
+    """The part of the long window and that of the short one."""
     low = (spectrum.shape[1] - 2) * LONG // (LONG + 2 * SHORT) + 1
     return spectrum[:, :low], spectrum[:, low:]
 
@@ -47,41 +47,41 @@ def log_amplitudes(
 
     Args:
         x: loops of whole hops.
-        hop: samples a frame; frame t is centred on sample `t * hop`.
-        first: `(b,)`, the first frame wanted of each loop; 0 by default.
-        frames: how many, going around the circle; all of it by default.
+        hop: samples per frame; frame t is centred on sample `t * hop`.
+        first: `(b,)`, first frame to compute of each loop; 0 by default.
+        frames: how many frames to compute, going around the circle; all by default.
 
     Raises:
-        ValueError: the loops are no whole number of hops.
+        ValueError: the loops are not a whole number of hops long.
     """
     samples = x.shape[-1]
     if samples % hop:
         raise ValueError(f"a circle of {samples} samples is not a whole number of hops of {hop}")
     frames = samples // hop if frames is None else frames
     start = torch.zeros(len(x), dtype=torch.long, device=x.device) if first is None else first
-    found = []
+    parts = []
     for window, bins in ((LONG * hop, LONG * hop // 4 + 1), (SHORT * hop, SHORT * hop // 2 + 1)):
         reach = torch.arange((frames - 1) * hop + window, device=x.device) - window // 2
         part = x.float().gather(1, (start[:, None] * hop + reach) % samples)
         framed = part.unfold(1, window, hop) * hann(window, x.device)
-        found.append((torch.fft.rfft(framed)[..., :bins].abs() + LOG_FLOOR).log())
-    return torch.cat(found, -1).mT
+        parts.append((torch.fft.rfft(framed)[..., :bins].abs() + LOG_FLOOR).log())
+    return torch.cat(parts, -1).mT
 
 
 def fine_structure(
     spectrum: Float[Tensor, "b v frames"],
 ) -> Float[Tensor, "b low frames"]:
-    """What is left of the long window's part without its running mean over 31 bins."""
+    """The long window's part minus its running mean over `SMOOTH_BINS` bins."""
     low = split_windows(spectrum)[0].mT
     smooth = F.avg_pool1d(low, SMOOTH_BINS, 1, SMOOTH_BINS // 2, count_include_pad=False)
     return (low - smooth).mT
 
 
 def synthesise(spectrum: Float[Tensor, "b v frames"]) -> Float[Tensor, "b samples"]:
-    """Loops that have these amplitudes as nearly as can be found quickly.
+    """Loops with approximately these log amplitudes (see `log_amplitudes`).
 
-    Phases start locked to the peaks of the long window's spectrum (see `locked_phases`); then the
-    sound is projected onto the amplitudes of either window in turn, with momentum.
+    Phases start locked to the peaks of the long window's spectrum (see `locked_phases`). Then the
+    loops are projected onto the amplitudes of each window in turn, with momentum.
 
     References:
         Griffin & Lim, Signal estimation from modified short-time Fourier transform, 1984;
@@ -94,7 +94,7 @@ def synthesise(spectrum: Float[Tensor, "b v frames"]) -> Float[Tensor, "b sample
         for part, window in zip(split_windows(spectrum), (long, short), strict=True)
     )
     low = fine.shape[-1]
-    # Above half of the band, where the long window has no amplitudes, it starts with the short's.
+    # In the upper half of the band, which the long window lacks, the short one's are stretched.
     stretched = F.interpolate(coarse, size=long // 2 + 1, mode="linear", align_corners=True)
     start = torch.cat([fine, stretched[..., low:] * math.sqrt(LONG / SHORT)], -1)
     x = _from_frames(torch.polar(start, locked_phases(start, long, hop)), long, hop)
@@ -104,15 +104,15 @@ def synthesise(spectrum: Float[Tensor, "b v frames"]) -> Float[Tensor, "b sample
         spectrum = _to_frames(x, window, hop)
         ahead = spectrum + MOMENTUM * (spectrum - before.get(window, spectrum))
         before[window] = spectrum
-        known = ahead[..., : target.shape[-1]]
-        known = known * (target / known.abs().clamp_min(1e-8))
-        return _from_frames(torch.cat([known, spectrum[..., target.shape[-1] :]], -1), window, hop)
+        given = ahead[..., : target.shape[-1]]  # the bins that have a target
+        given = given * (target / given.abs().clamp_min(1e-8))
+        return _from_frames(torch.cat([given, spectrum[..., target.shape[-1] :]], -1), window, hop)
 
     for _ in range(PROJECTIONS):
         x = project(x, short, coarse)
         x = project(x, long, fine)
-    x = project(x, short, coarse)  # levels and attacks are the short window's
-    # Projections onto amplitudes that no sound has lose a little of the power.
+    x = project(x, short, coarse)  # the last word on levels and attacks is the short window's
+    # Predicted amplitudes are those of no real sound, so projections lose a little of the power.
     power = _to_frames(x, short, hop).abs().square().sum((1, 2)).clamp_min(1e-12)
     return x * (coarse.square().sum((1, 2)) / power).sqrt().clamp(0.5, 2)[:, None]
 
@@ -122,10 +122,10 @@ def locked_phases(
 ) -> Float[Tensor, "b frames bins"]:
     """Phases that make each spectral peak a steady partial, in radians, window-centred.
 
-    The frequency of a bin is that of the peak it is nearest to, found from the slope of the log
-    amplitude as for a Gaussian window; phases add up along the circle, closed by what little is
-    missing, and are zero where a bin is loudest. So no phase is tied to a position: rotating the
-    frames rotates the phases.
+    A bin has the frequency of its nearest peak, which is refined by the slope of the log amplitude
+    as for a Gaussian window. Phases accumulate along the circle; a small correction of the
+    frequency closes it. A bin's phase is zero where the bin is loudest, so no phase depends on a
+    position in the loop: rotating the frames rotates the phases.
 
     References:
         Průša et al., A noniterative method for reconstruction of phase from STFT magnitude, 2017,
@@ -143,7 +143,7 @@ def locked_phases(
     below = torch.where(peak, k, 0).cummax(-1).values
     above = torch.where(peak, k, bins - 1).flip(-1).cummin(-1).values.flip(-1)
     nearest = torch.where(k - below <= above - k, below, above)
-    # In turns a hop, and in double: what adds up over long loops stays exact.
+    # In turns per hop, and in double precision, so that sums over long loops stay exact.
     turns = hop * (nearest + offset.gather(-1, nearest).double()) / window
     step = (turns + turns.roll(-1, 1)) / 2
     missing = step.sum(1, keepdim=True)

@@ -1,19 +1,20 @@
-"""Loops written as WAV files that samplers understand."""
+"""16-bit samples, and WAV files that samplers play as loops."""
 
 import struct
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 
 from techloop.artifacts import atomic_write
 
 INT16_SCALE = 32_768  # 16-bit value of 1.0, as soundfile reads it
 
 
-def to_int16(x: Float[np.ndarray, "*shape"]) -> np.ndarray:
-    """16-bit samples; beyond [-1, 1) they stay at the limit and never wrap around."""
-    return np.clip(np.rint(x * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
+def to_int16(x: Float[np.ndarray, "*shape"]) -> Int16[np.ndarray, "*shape"]:
+    """16-bit samples; values beyond [-1, 1) are clipped, never wrapped around."""
+    clipped: np.ndarray = np.clip(np.rint(x * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1)
+    return clipped.astype(np.int16)
 
 
 def write_loop(
@@ -25,17 +26,18 @@ def write_loop(
 ) -> None:
     """Write a 16-bit WAV that samplers loop over its whole length (`smpl`) at its tempo (`acid`).
 
-    The file appears whole or not at all. Samples beyond [-1, 1] turn the whole loop down.
+    The file appears complete or not at all. A loop with samples beyond [-1, 1] is turned down.
 
     Args:
-        path: the file; its folder is made where it is missing.
+        path: the file; its folder is created where it is missing.
         samples: one channel.
         sample_rate_hz: their rate.
         bpm: tempo.
-        beats: how many beats the samples are.
+        beats: the length of the samples, in beats.
 
     Raises:
-        ValueError: no samples, some that are no finite numbers, or not `beats` beats at `bpm`.
+        ValueError: `samples` is empty, holds NaN or infinities, or is not `beats` beats long at
+            `bpm`.
     """
     if not samples.size or not np.isfinite(samples).all():
         raise ValueError(
@@ -57,6 +59,6 @@ def write_loop(
         + struct.pack("<6I", 0, 0, 0, len(samples) - 1, 0, 0),
         b"acid": struct.pack("<IHHfIHHf", 0, 60, 0x8000, 0.0, beats, 4, 4, bpm),
     }
-    # A chunk of any of these kinds has an even number of bytes, so none needs padding.
+    # All of these chunks have an even number of bytes, so none needs padding.
     body = b"".join(name + struct.pack("<I", len(c)) + c for name, c in chunks.items())
     atomic_write(path, b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body)

@@ -152,8 +152,8 @@ def _accept(
     source: Source, item: Item, recipe: PreparationConfig, rejected: list[Row]
 ) -> tuple[list[Int16[np.ndarray, " samples"]], list[Row]]:
     """Loops and rows of an item that is not rejected as a whole; its bars that are go to a list."""
-    if item.left_out:
-        raise Rejected(*item.left_out)
+    if item.rejection:
+        raise Rejected(*item.rejection)
     recording, grid = _read(source, item), recipe.grid
     x, rate = recording.samples, recording.rate_hz
     tempo = _tempo(recording, item, recipe)

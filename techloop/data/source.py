@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from techloop.audio.recording import Recording
+from techloop.audio.recording import Recording, Rejection
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Item:
         size_bytes: of the file; 0 where there is none.
         version: changes when the audio does (size and date of a file), so that an interrupted run
             does not continue with what another file gave.
-        left_out: reason, detail, value and limit, where the source leaves it out (as by a filter
-            of licences): it becomes a row of the reject table without being read.
+        rejection: why the source itself rejects it (a filter of licences, for example); it becomes
+            a row of the reject table without being read.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Item:
     factors: dict[str, float] = field(default_factory=dict)
     size_bytes: int = 0
     version: str = ""
-    left_out: tuple[str, str, float | str, float | str] | None = None
+    rejection: Rejection | None = None
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from techloop.audio.recording import Rejected, Tags
 from techloop.audio.resample import resample
-from techloop.audio.tags import tempo_if_one
+from techloop.audio.tags import valid_tempo
 from techloop.data.source import Item
 
 ANALYSIS_HZ = 16_000
@@ -188,7 +188,7 @@ def tempo_in_name(name: str) -> Stated | None:
 
 def stated_tempi(item: Item, tags: Tags, duration_s: float) -> list[Stated]:
     """All that is written down about the tempo of an item."""
-    annotated = tempo_if_one("annotation", item.bpm or 0.0)  # a hand may have slipped
+    annotated = valid_tempo("annotation", item.bpm or 0.0)  # a hand may have slipped
     stated = [Stated(by, bpm) for by, bpm in annotated.items()]
     stated += [tempo] if (tempo := tempo_in_name(item.name)) else []
     if not tags.one_shot:  # editors give single sounds some tempo too

@@ -11,7 +11,6 @@ from safetensors.torch import save as saved
 from torch import nn
 
 from techloop.artifacts import fingerprint, read_json, write_json
-from techloop.audio.spectral import keep_freed_memory
 from techloop.grid import Grid
 
 M = TypeVar("M", bound="Model")  # typing.Self, which the run-time checks of the tests refuse
@@ -28,7 +27,6 @@ class Model(nn.Module):
 
     def __init__(self, grid: Grid, **sizes: int) -> None:
         super().__init__()
-        keep_freed_memory()
         self.grid, self.sizes, self.notes = grid, sizes, dict[str, Any]()
 
     def save(self, folder: Path, **notes: Any) -> None:

@@ -1,86 +1,74 @@
-"""What a dataset holds, as one picture."""
+"""A dataset of loops as one picture: histograms, and what was left out."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from techloop.data.summary import Histogram, ticks
+from techloop.reporting.numbers import format_number
 from techloop.reporting.plots import BLUE, GREY, ORANGE, new_figure
 
 
-class Bins(NamedTuple):
-    """A histogram: counts from an edge up to the next, and where the axis has marks."""
-
-    title: str
-    unit: str
-    of: str
-    edges: np.ndarray
-    counts: np.ndarray
-    ticks: Sequence[float]
-    log: bool
-
-
-def dataset_overview(path: str | Path, panels: Sequence[Bins], left_out: Mapping[str, int]) -> None:
-    """Histograms, and as bars how much was left out for which reason.
+def dataset_overview(
+    path: str | Path, histograms: Sequence[Histogram], rejections: Mapping[str, int]
+) -> None:
+    """A panel per histogram, and one with the number of rejections per reason.
 
     Args:
         path: the PNG to write.
-        panels: without counts where nothing is known.
-        left_out: rows by reason, the most frequent first.
+        histograms: those without counts become panels that say so.
+        rejections: rows of the reject table by reason, the most frequent first.
     """
     columns = 2
-    lines = -(-(len(panels) + 1) // columns)
-    tall = max(2.6, 1.0 + 0.19 * len(left_out))
+    lines = -(-(len(histograms) + 1) // columns)
+    tall = max(2.6, 1.0 + 0.19 * len(rejections))
     with new_figure(path, 8.4, 2.6 * (lines - 1) + tall) as figure:
         figure.set_layout_engine("constrained", hspace=0.06, wspace=0.04)
         ratios = [2.6] * (lines - 1) + [tall]
         axes = figure.subplots(lines, columns, squeeze=False, height_ratios=ratios).ravel()
-        for ax in axes[len(panels) + 1 :]:
+        for ax in axes[len(histograms) + 1 :]:
             ax.axis("off")
-        for ax, panel in zip(axes, panels, strict=False):
-            edges, counts = panel.edges, panel.counts
-            ax.set_title(panel.title, loc="left", fontweight="bold")
+        for ax, histogram in zip(axes, histograms, strict=False):
+            edges, counts = histogram.edges, histogram.counts
+            ax.set_title(histogram.title, loc="left", fontweight="bold")
             if not counts.size:
                 _only_words(ax, "not known of any")
                 continue
-            ax.set_xlabel(panel.unit)
-            ax.set_ylabel(panel.of)
-            widths = 0.96 * np.diff(edges)  # no white lines between: they hide what is low
+            ax.set_xlabel(histogram.unit)
+            ax.set_ylabel(histogram.of)
+            widths = 0.96 * np.diff(edges)  # narrow gaps, which do not hide low bars
             ax.bar(edges[:-1], counts, widths, align="edge", color=BLUE)
-            if panel.log:
+            if histogram.log:
                 ax.set_xscale("log")
-            ax.set_xticks(panel.ticks, [_thousands(tick) for tick in panel.ticks])
+            marks = ticks(histogram)
+            ax.set_xticks(marks, [format_number(mark) for mark in marks])
             ax.minorticks_off()
             ax.set_xlim(edges[0], edges[-1])
             ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
-            ax.yaxis.set_major_formatter(lambda count, _: _thousands(count))
+            ax.yaxis.set_major_formatter(lambda count, _: format_number(count))
             ax.grid(axis="y", color="#E5E5E5", linewidth=0.6)
             ax.set_axisbelow(True)
-        ax = axes[len(panels)]
+        ax = axes[len(histograms)]
         ax.set_title("Left out", loc="left", fontweight="bold")
-        if not left_out:
+        if not rejections:
             _only_words(ax, "nothing")
             return
         ax.set_xlabel("rows (recordings or bars)")
-        names, rows = list(left_out)[::-1], list(left_out.values())[::-1]
+        names, rows = list(rejections)[::-1], list(rejections.values())[::-1]
         ax.barh(names, rows, color=ORANGE, height=0.7)
         for place, count in enumerate(rows):
             ax.text(count, place, f" {count:,}", va="center", fontsize=7)
         ax.set_xlim(0, 1.18 * max(rows))
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
-        ax.xaxis.set_major_formatter(lambda count, _: _thousands(count))
+        ax.xaxis.set_major_formatter(lambda count, _: format_number(count))
         ax.tick_params(axis="y", length=0)
 
 
-def _thousands(value: float) -> str:
-    return f"{value:,.10g}".replace("-", "\N{MINUS SIGN}")
-
-
 def _only_words(ax: Axes, words: str) -> None:
-    """A panel that has only words."""
+    """A panel that shows only words."""
     ax.text(0.5, 0.5, words, ha="center", va="center", color=GREY, transform=ax.transAxes)
     ax.set_xticks([])
     ax.set_yticks([])

@@ -1,17 +1,19 @@
 """The page's section on the dataset: histograms, tempi, and what was left out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from techloop.data.loops_folder import LoopsFolder
 from techloop.data.summary import (
     Family,
     Histogram,
-    LoopsFolder,
     Reason,
+    TempoSource,
+    UncertainTempo,
     families,
     histograms,
     least_sure,
@@ -68,8 +70,8 @@ class DatasetSection:
         reasons: why things were left out; None where that is not known.
         families: recordings with the most near-duplicates.
         more_families: how many more have some.
-        tempi: source of a tempo, recordings, median and lowest confidence.
-        least_sure: recordings whose tempo is least sure.
+        tempi: how tempi were found.
+        least_sure: recordings with the least certain tempi.
         histograms: of tempi, loudness and durations.
     """
 
@@ -78,8 +80,8 @@ class DatasetSection:
     reasons: Sequence[Reason] | None
     families: Sequence[Family]
     more_families: int
-    tempi: Sequence[tuple[str, int, float, float]]
-    least_sure: Sequence[Mapping[str, object]]
+    tempi: Sequence[TempoSource]
+    least_sure: Sequence[UncertainTempo]
     histograms: Sequence[HistogramChart]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from techloop.artifacts import atomic_write, write_json
-from techloop.data.summary import open_loops
+from techloop.data.loops_folder import open_loops
 from techloop.metric import as_json
 from techloop.reporting.cells import Cell, CellNames, Dimensions, missing_stages, read_stages
 from techloop.reporting.charts import DASHES, ON_PAGE, ChartGroup, chart_script

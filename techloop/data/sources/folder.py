@@ -1,4 +1,4 @@
-"""Any folder of audio files, with all folders in it: on disk, in a zip, or where fsspec reaches."""
+"""A folder of audio files, with its subfolders, as a source: on disk, in a zip, or a URI."""
 
 import functools
 import hashlib
@@ -6,9 +6,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from upath import UPath
 
@@ -20,15 +20,15 @@ from techloop.data.source import Item
 class FolderSource:
     """The audio files in a folder, recursively, in the order of their names.
 
-    An item's name is the path relative to the folder. Links are followed, each file and folder is
+    An item's name is the path relative to the folder. Links are followed; each file and folder is
     visited once. Audio that cannot be decoded and folders that cannot be opened are items too, and
     unreadable: nothing is left out in silence.
 
     Args:
         path: a folder on disk or a URI of fsspec: `s3://bucket/loops`, `zip://::loops.zip`.
-        group: what must not straddle splits. `file`: each file stands alone. `folder`: files in
-            the same folder stay together, those at the top stand alone. `author`: files whose tags
-            name the same artist, which only reading them tells; others stand alone.
+        group: files that go to the same split. `file`: each file alone. `folder`: those in the same
+            folder, those at the top alone. `author`: those whose tags name the same artist, which
+            is known once they are read; others alone.
     """
 
     name = "folder"
@@ -48,24 +48,24 @@ class FolderSource:
         """Every file with the suffix of an audio format, sorted by name.
 
         Raises:
-            ValueError: there is no such folder, it cannot be opened, or no audio is in it.
+            ValueError: the folder does not exist, cannot be opened, or holds no audio.
         """
         setting = "`prepare_loops.path` in params.yaml"
         try:
-            # What an archive holds has no name; that it can be opened is enough.
+            # The top of an archive has no name; it is enough that the archive can be opened.
             is_folder = self.path.is_dir() if self.path.path else bool(self.path.fs)
             is_file = self.path.is_file()
-        except Exception as error:  # each file system has its own
+        except Exception as error:  # each file system raises its own kinds
             raise ValueError(
                 f"{self.uri} cannot be opened: {error or type(error).__name__}. See {setting}; a "
                 "remote folder may need a package or credentials of its file system."
             ) from error
         if not is_folder:
-            what = "is a file and no folder" if is_file else "is no folder"
+            what = "is a file, not a folder" if is_file else "is not a folder"
             raise ValueError(
-                f"{self.uri} {what}, so there is no audio to prepare. Set {setting} to the "
-                "folder that holds yours (a relative path counts from the top of the repository; "
-                "`zip://::loops.zip` is what a zip holds)."
+                f"{self.uri} {what}, so nothing can be prepared. Set {setting} to the "
+                "folder of your recordings (a relative path starts at the top of the repository; "
+                "`zip://::loops.zip` is the content of a zip)."
             )
         items = sorted(self._local() if self._on_disk else self._remote(), key=lambda i: i.name)
         if not items:
@@ -97,7 +97,7 @@ class FolderSource:
 
     @property
     def _top(self) -> str:
-        """What the file system puts before the names."""
+        """The part of a file's path before its name."""
         return self.path.path.rstrip("/") + "/" if self.path.path else ""
 
     def _read(self, name: str) -> Recording:
@@ -105,14 +105,14 @@ class FolderSource:
             path = Path(self.path.path, name)
             if path.is_dir():
                 raise Unreadable(f"the folder {name} cannot be opened: {_why_closed(path)}")
-            if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-                raise Unreadable(f"{name} is no regular file")
+            if path.exists() and not path.is_file():  # opening a pipe would wait forever
+                raise Unreadable(f"{name} is not a regular file")
             return read_audio(path)
         with tempfile.TemporaryFile() as copy:
             try:
                 with self.path.fs.open(self._top + name) as file:
                     shutil.copyfileobj(file, copy, 2**20)
-            except Exception as error:  # each file system has its own
+            except Exception as error:  # each file system raises its own kinds
                 raise Unreadable(f"{name} cannot be opened: {error}") from error
             return read_audio(copy)
 
@@ -122,11 +122,11 @@ class FolderSource:
         return Item(name=name, group=group, size_bytes=size_bytes, version=version)
 
     def _local(self) -> Iterator[Item]:
-        """Audio files on disk, each once however many links lead to it or round in a circle."""
+        """Audio files on disk; each once, however many links lead to it, and whatever circles."""
         top = Path(self.path.path)
-        closed: list[OSError] = []
+        errors: list[OSError] = []
         seen: set[str] = set()
-        for folder, folders, files in os.walk(top, followlinks=True, onerror=closed.append):
+        for folder, folders, files in os.walk(top, followlinks=True, onerror=errors.append):
             folders.sort()
             if (real := os.path.realpath(folder)) in seen:
                 folders.clear()
@@ -139,26 +139,26 @@ class FolderSource:
                     name = path.relative_to(top).as_posix()
                     try:
                         stat = path.stat()
-                    except OSError:  # a link into nowhere, or gone by now: reading will tell
+                    except OSError:  # a link to nowhere, or gone: reading it reports that
                         yield self._item(name)
                     else:
                         version = f"{stat.st_size}-{stat.st_mtime_ns}"
                         yield self._item(name, stat.st_size, version)
-        for error in closed:
+        for error in errors:
             if Path(error.filename) == top:
                 raise ValueError(f"{top} cannot be opened: {error.strerror}") from error
             yield self._item(Path(error.filename).relative_to(top).as_posix())
 
     def _remote(self) -> Iterator[Item]:
-        """Audio files where fsspec finds them."""
-        for path, about in self.path.fs.find(self.path.path, detail=True).items():
+        """Audio files of another file system."""
+        for path, details in self.path.fs.find(self.path.path, detail=True).items():
             if _is_audio(path):
                 name = path.removeprefix(self._top)
-                yield self._item(name, int(about.get("size") or 0), _version(about))
+                yield self._item(name, int(details.get("size") or 0), _version(details))
 
 
 def _absolute(path: str) -> str:
-    """Where it is from anywhere: workers may run in other folders."""
+    """The absolute form of a path or URI: workers may run in other folders."""
     if "://" not in path:
         return os.path.abspath(path)  # noqa: PTH100
     chain, separator, last = path.rpartition("::")
@@ -172,15 +172,15 @@ def _is_audio(name: str) -> bool:
 
 
 def _why_closed(folder: Path) -> str:
-    """Why a folder that was listed as an item cannot be."""
+    """Why a folder that is listed as an item cannot be opened."""
     try:
         os.scandir(folder).close()
     except OSError as error:
         return str(error.strerror)
-    return "it could not be, but can now; prepare again"
+    return "it could not be opened before, but can now; run the preparation again"
 
 
-def _version(about: dict[str, Any]) -> str:
-    """Of a remote file: whatever its file system tells of it, such as dates and checksums."""
-    told = sorted((k, str(v)) for k, v in about.items() if not hasattr(v, "__dict__"))
-    return hashlib.sha256(str(told).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+def _version(details: Mapping[str, object]) -> str:
+    """Version of a remote file: a hash of the details of its file system (dates, checksums ...)."""
+    plain = sorted((k, str(v)) for k, v in details.items() if not hasattr(v, "__dict__"))
+    return hashlib.sha256(str(plain).encode("utf-8", "surrogateescape")).hexdigest()[:16]

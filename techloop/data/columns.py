@@ -1,0 +1,4 @@
+"""Names that every dataset of loops uses: its splits and the columns of its reject table."""
+
+SPLITS = ("train", "validation", "test")
+REJECTED_COLUMNS = ("file", "bar", "reason", "detail", "value", "limit")

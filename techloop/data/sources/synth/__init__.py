@@ -1,0 +1,1 @@
+"""The built-in synthesiser: a drum machine and acid bass that play techno on the grid."""
