@@ -34,7 +34,7 @@ from waveform_vae import WaveformVAE
 from techloop.audio.spectral import log_mel
 from techloop.audio.vocoder import log_amplitudes
 from techloop.data.datasets import LoopDataset
-from techloop.evaluation.reconstruction import reconstruction_metrics
+from techloop.evaluation.metrics.fidelity import reconstruction_metrics
 from techloop.grid import Grid
 from techloop.models.audio_vae import AudioVAE
 from techloop.models.base import parameter_count

@@ -629,7 +629,7 @@ pd.DataFrame(harder)
 #
 # Loops are like clothing in that: much of a hi-hat is noise, of which only the level can be told. So
 # techloop does not ask which samples a loop has, but how loud each band is, and reports the
-# [fine structure](../techloop/evaluation/reconstruction.py) that is lost as a number of its own.
+# [fine structure](../techloop/evaluation/metrics/fidelity.py) that is lost as a number of its own.
 
 # %% [markdown]
 # ## 5. Generation

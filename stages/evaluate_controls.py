@@ -1,4 +1,4 @@
-"""Directions in a latent VAE's space that make loops louder, brighter or denser."""
+"""Directions in a latent VAE's prior that make loops louder, brighter or denser."""
 
 from stages import run_stage
 from techloop.params import load_params
@@ -7,6 +7,7 @@ from techloop.tracking.run import track
 
 def main(cell: str) -> None:
     """Write reports/controls/<cell>."""
+    from techloop.controls import controls_json
     from techloop.data.datasets import LoopDataset
     from techloop.evaluation.controls import evaluate_controls
     from techloop.instrument import Instrument
@@ -15,15 +16,13 @@ def main(cell: str) -> None:
     section, folder = params.evaluate_controls, f"reports/controls/{cell}"
     inputs = ["data/loops", f"data/latent_vae/{cell}"]
     with track(f"evaluate_controls@{cell}", params.told("evaluate_controls"), inputs) as run:
-        metrics = evaluate_controls(
-            Instrument.load(inputs[1]),
-            LoopDataset(inputs[0], "test"),
-            folder,
-            loops=section.loops,
-            probes=section.probes,
-            seed=params.seed,
+        instrument, real = Instrument.load(inputs[1]), LoopDataset(inputs[0], "test")
+        evaluation, controls = evaluate_controls(
+            instrument, real, loops=section.loops, probes=section.probes, seed=params.seed
         )
-        run.log(metrics)
+        playable = controls_json(controls, instrument.fingerprint)
+        evaluation.write(folder, instrument.grid, controls=playable)
+        run.log(evaluation.metrics)
         run.artifacts(folder)
 
 

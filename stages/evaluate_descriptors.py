@@ -14,15 +14,16 @@ def main(cell: str) -> None:
     section, folder = params.evaluate_descriptors, f"reports/descriptors/{cell}"
     inputs = ["data/loops", f"data/latents/{cell}"]
     with track(f"evaluate_descriptors@{cell}", params.told("evaluate_descriptors"), inputs) as run:
-        metrics = evaluate_descriptors(
-            LoopDataset(inputs[0], "test"),
-            LatentDataset(inputs[1], "test"),
-            folder,
+        loops, latents = LoopDataset(inputs[0], "test"), LatentDataset(inputs[1], "test")
+        evaluation = evaluate_descriptors(
+            loops,
+            latents,
             loops_used=section.loops,
             bootstrap=section.bootstrap,
             seed=params.seed,
         )
-        run.log(metrics)
+        evaluation.write(folder, loops.grid)
+        run.log(evaluation.metrics)
         run.artifacts(folder)
 
 

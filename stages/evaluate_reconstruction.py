@@ -1,4 +1,4 @@
-"""What an audio VAE keeps of the test loops."""
+"""What an audio VAE preserves of the test loops."""
 
 from stages import run_stage
 from techloop.params import load_params
@@ -18,15 +18,11 @@ def main(cell: str) -> None:
         f"evaluate_reconstruction@{cell}", params.told("evaluate_reconstruction"), inputs
     ) as run:
         loops, vae = LoopDataset(inputs[0], "test"), AudioVAE.load(inputs[1])
-        metrics = evaluate_reconstruction(
-            vae,
-            loops,
-            folder,
-            loops_used=section.loops,
-            examples=section.examples,
-            seed=params.seed,
+        evaluation = evaluate_reconstruction(
+            vae, loops, loops_used=section.loops, examples=section.examples, seed=params.seed
         )
-        run.log(metrics)
+        evaluation.write(folder, loops.grid)
+        run.log(evaluation.metrics)
         run.artifacts(folder)
 
 

@@ -324,7 +324,7 @@ def _shift(
     """
     if not by:
         return None
-    from techloop.evaluation.controls import displacement, load_controls
+    from techloop.controls import displacement, load_controls
 
     beside = model / "controls.json"
     measured = model.parent.parent.parent / "reports/controls" / model.name / "controls.json"

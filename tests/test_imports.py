@@ -23,7 +23,7 @@ LAYERS = (
     },
     {"techloop.audio"},
     {"techloop.data", "techloop.models"},
-    {"techloop.instrument", "techloop.training", "techloop.evaluation"},
+    {"techloop.instrument", "techloop.controls", "techloop.training", "techloop.evaluation"},
     {"techloop.reporting", "techloop.tracking"},
     {"techloop.pipeline"},
     {"techloop.cli", "stages"},

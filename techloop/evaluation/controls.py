@@ -1,15 +1,9 @@
-"""Controls: directions in the top space that make a loop louder, brighter or denser.
+"""Finds the controls of an instrument, and measures what they do.
 
-Ridge regressions find how each descriptor of the loop that is heard follows from the noise that
-the prior turns into points. A control goes where its own descriptor rises and those of the other
-controls stay, as far as both can be had; one unit is one deviation of the prior. How far it moves
-its descriptor, and all the others with it, is then measured on other loops.
+Ridge regressions predict the descriptors of a rendered loop from the noise that the prior turns
+into points. A control goes where its own descriptor rises and those of the other controls stay, as
+far as both can be had. What it changes is then measured on other loops.
 """
-
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +12,16 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor
 from tqdm import tqdm
 
-from techloop.artifacts import atomic_folder, read_json, write_json
 from techloop.audio.descriptors import LABELS, UNITS, loop_descriptors
+from techloop.controls import Control
 from techloop.data.datasets import LoopDataset
+from techloop.evaluation.metrics.units import DIFFERENCE_UNITS
+from techloop.evaluation.result import Evaluation
 from techloop.instrument import Instrument
-from techloop.reporting.plots import control_gains
+from techloop.metric import Metric, by_name
 
-NAMES = {  # of a control, and what it raises
+LOOP_DESCRIPTORS = tuple(UNITS)
+CONTROLS = {  # the descriptor that each raises
     "louder": "loudness_db",
     "brighter": "centroid_hz",
     "noisier": "flatness",
@@ -32,44 +29,85 @@ NAMES = {  # of a control, and what it raises
     "denser": "onset_density",
     "punchier": "onset_strength",
 }
-ALPHAS = np.logspace(0, 5, 16)
-FREEDOM = 0.3  # what a direction may move the other controls' descriptors by, see `separated`
-FURTHEST = 5.0  # deviations of the prior
+RIDGE_ALPHAS = np.logspace(0, 5, 16)
+LEAKAGE_ALLOWANCE = 0.3  # see `separate_directions`
 RESAMPLINGS = 1000
 BATCH = 32
 
+LOOPS = Metric("loops", "loops of the regression")
+PROBES = Metric("probes", "loops measured on")
+# Per control. A gain is the change per unit, which is one standard deviation of the prior.
+GAIN = Metric("gain", "gain")
+GAIN_SD = Metric("gain_sd", "gain over deviation of real loops", better="higher")
+LEAKAGE_SD = Metric("leakage_sd", "leakage over deviation of real loops", better="lower")
 
-@dataclass(frozen=True)
-class Control:
-    """A direction, and what a step of one unit along it does.
 
-    Attributes:
-        descriptor: what it is to raise, a name of `descriptors.UNITS`.
-        direction: `(d, length)`, of norm 1, in the prior's noise.
-        gains: change of each loop descriptor a unit, in its own unit; means over loops.
-        low, high: ends of the 95 % interval of the gain of `descriptor`, over loops.
+def evaluate_controls(
+    instrument: Instrument, real: LoopDataset, *, loops: int, probes: int, seed: int
+) -> tuple[Evaluation, dict[str, Control]]:
+    """The controls of an instrument, and their gains in standard deviations of real loops.
+
+    Per control, the metrics are `gain_<control>`, in the unit of its descriptor;
+    `gain_sd_<control>`, in standard deviations of real loops; and `leakage_sd_<control>`, the root
+    mean square gain of all other descriptors, in the same measure.
+
+    Args:
+        instrument: both VAEs.
+        real: the test split, for the standard deviation of each descriptor.
+        loops, probes, seed: see `find_controls`; at most `loops` real loops are used.
+
+    Returns:
+        What was measured, and the controls by name.
+
+    Raises:
+        ValueError: loops of another grid, or too few loops or probes.
     """
-
-    descriptor: str
-    direction: Float[np.ndarray, "d length"]
-    gains: Mapping[str, float]
-    low: float
-    high: float
+    if real.grid != instrument.grid:
+        raise ValueError(f"the loops are on {real.grid}, the instrument on {instrument.grid}")
+    controls = find_controls(instrument, loops=loops, probes=probes, seed=seed)
+    rows = np.sort(np.random.default_rng(seed).permutation(len(real))[:loops])
+    deviation = _descriptors(torch.from_numpy(real.audio(rows)), instrument).std(0)
+    scale = np.where(deviation > 0, deviation, np.nan)
+    gains = np.array(
+        [[control.gains[d] for d in LOOP_DESCRIPTORS] for control in controls.values()]
+    )
+    relative = gains.reshape(len(controls), len(LOOP_DESCRIPTORS)) / scale
+    metrics = [LOOPS.measured(float(loops)), PROBES.measured(float(probes))]
+    for (name, control), row in zip(controls.items(), relative, strict=True):
+        own = LOOP_DESCRIPTORS.index(control.descriptor)
+        leakage = np.sqrt(np.nanmean(np.delete(row, own) ** 2))
+        unit = DIFFERENCE_UNITS[control.descriptor]
+        metrics += [
+            GAIN.of(name, name, unit).measured(control.gains[control.descriptor]),
+            GAIN_SD.of(name, name).measured(row[own]),
+            LEAKAGE_SD.of(name, name).measured(leakage),
+        ]
+    evaluation = Evaluation(
+        by_name(*metrics),
+        arrays={"relative_gains": relative},
+        facts={
+            "loops": loops,
+            "probes": probes,
+            "controls": {name: control.descriptor for name, control in controls.items()},
+            "descriptors": LABELS,
+        },
+    )
+    return evaluation, controls
 
 
 def find_controls(
     instrument: Instrument, *, loops: int, probes: int, seed: int
 ) -> dict[str, Control]:
-    """The controls `NAMES` of an instrument.
+    """The controls `CONTROLS` of an instrument.
 
     Args:
         instrument: both VAEs.
-        loops: drawn from the prior for the regression.
-        probes: loops drawn to measure on, each moved by one unit either way.
-        seed: of the draws.
+        loops: sampled from the prior for the regression.
+        probes: further loops to measure on, each moved by one unit in both directions.
+        seed: of the samples.
 
     Returns:
-        By name. A descriptor that no loop differs in has no direction, and no control.
+        By name. A descriptor that is the same in all loops has neither a direction nor a control.
 
     Raises:
         ValueError: fewer than eight loops or two probes.
@@ -81,198 +119,75 @@ def find_controls(
     """
     if loops < 8 or probes < 2:
         raise ValueError(f"controls take 8 loops and 2 probes or more, got {loops} and {probes}")
-    draw = torch.Generator().manual_seed(seed)
-    noise = torch.randn(loops + probes, *instrument.point_shape, generator=draw)
-    known, base = noise[:loops], noise[loops:]
-    values = _heard(instrument, known, "loops to learn from")
-    values = values[:, [list(UNITS).index(descriptor) for descriptor in NAMES.values()]]
-    moves = np.ptp(values, 0) > 1e-9 * (1 + np.abs(values).max(0))
-    if not moves.any():
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(loops + probes, *instrument.point_shape, generator=generator)
+    regression, base = noise[:loops], noise[loops:]
+    values = _rendered_descriptors(instrument, regression, "loops of the regression")
+    values = values[:, [LOOP_DESCRIPTORS.index(descriptor) for descriptor in CONTROLS.values()]]
+    varies = np.ptp(values, 0) > 1e-9 * (1 + np.abs(values).max(0))
+    if not varies.any():
         return {}
-    targets = values[:, moves] / values[:, moves].std(0)
-    # One descriptor alone would come back as a vector.
-    ridge = RidgeCV(ALPHAS, alpha_per_target=targets.shape[1] > 1)
-    slopes = np.atleast_2d(ridge.fit(known.flatten(1).numpy(), targets).coef_)
-    names = [name for name, moved in zip(NAMES, moves, strict=True) if moved]
-    found = {}
-    for name, direction in zip(names, tqdm(separated(slopes), "controls"), strict=True):
-        step = torch.from_numpy(direction).float().view(instrument.point_shape)
-        up, down = (_heard(instrument, base + sign * step) for sign in (1, -1))
-        change = (up - down) / 2
-        own = change[:, list(UNITS).index(NAMES[name])]
-        draws = np.random.default_rng(seed).integers(probes, size=(RESAMPLINGS, probes))
-        low, high = np.quantile(own[draws].mean(1), [0.025, 0.975])
-        gains = dict(zip(UNITS, change.mean(0).tolist(), strict=True))
-        found[name] = Control(NAMES[name], step.numpy(), gains, float(low), float(high))
-    return found
+    targets = values[:, varies] / values[:, varies].std(0)
+    # With a single target the coefficients would be a vector, hence atleast_2d.
+    ridge = RidgeCV(RIDGE_ALPHAS, alpha_per_target=targets.shape[1] > 1)
+    slopes = np.atleast_2d(ridge.fit(regression.flatten(1).numpy(), targets).coef_)
+    names = [name for name, varying in zip(CONTROLS, varies, strict=True) if varying]
+    directions = separate_directions(slopes)
+    return {
+        name: _measure(instrument, CONTROLS[name], direction, base, seed)
+        for name, direction in zip(names, tqdm(directions, "controls"), strict=True)
+    }
 
 
-def separated(slopes: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
-    """Directions of norm 1 that each raise one value, and the others as little as may be.
+def separate_directions(slopes: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
+    """Directions of norm 1 that each raise one value, and the others as little as possible.
 
-    Of all directions x of one length the k-th is the one in which s_k x, the rise of its own value,
-    is largest against sum_j (s_j x)^2 + `FREEDOM` mean_j |s_j|^2 |x|^2. Without freedom the others
-    would stay where they are at any cost to its own; with much of it, the direction is s_k.
+    Among all x of one length, the k-th direction maximises s_k x, the rise of its own value, over
+    sum_j (s_j x)^2 + `LEAKAGE_ALLOWANCE` mean_j |s_j|^2 |x|^2. With an allowance of 0 the other
+    values would stay where they are at any cost to its own; with a large one, the direction is s_k.
 
     Args:
         slopes: the gradient of each value.
     """
     gram = slopes @ slopes.T
-    held = gram + FREEDOM * gram.trace() / len(gram) * np.eye(len(gram))
-    directions = np.linalg.solve(held, slopes)
-    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    penalty = gram + LEAKAGE_ALLOWANCE * gram.trace() / len(gram) * np.eye(len(gram))
+    directions = np.linalg.solve(penalty, slopes)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    return directions
 
 
-def evaluate_controls(
+def _measure(
     instrument: Instrument,
-    real: LoopDataset,
-    folder: str | Path,
-    *,
-    loops: int,
-    probes: int,
+    descriptor: str,
+    direction: Float[np.ndarray, " n"],
+    base: Float[Tensor, "probes d length"],
     seed: int,
-) -> dict[str, float]:
-    """`find_controls` into `folder`, with their gains in deviations of real loops.
-
-    Args:
-        instrument: both VAEs.
-        real: the test split, whose descriptors' deviations tell how much a gain is.
-        folder: is replaced; gets controls.json, metrics.json, items.json and controls.png.
-        loops, probes, seed: see `find_controls`.
-
-    Returns:
-        What metrics.json holds: for each control its `gain_<name>`, in the unit of its descriptor,
-        `gain_sd_<name>`, in deviations of real loops, and `leakage_sd_<name>`, the root mean square
-        of those of all other descriptors.
-
-    Raises:
-        ValueError: loops of another grid, or too few to learn from.
-    """
-    if real.grid != instrument.grid:
-        raise ValueError(f"the loops are on {real.grid}, the instrument on {instrument.grid}")
-    controls = find_controls(instrument, loops=loops, probes=probes, seed=seed)
-    rows = np.sort(np.random.default_rng(seed).permutation(len(real))[:loops])
-    audio = torch.from_numpy(real.audio(rows))
-    deviation = _descriptors(audio, instrument).std(0)
-    scale = np.where(deviation > 0, deviation, np.nan)
-    gains = np.array([[control.gains[d] for d in UNITS] for control in controls.values()])
-    relative = gains.reshape(len(controls), len(UNITS)) / scale
-    metrics: dict[str, float] = {"loops": float(loops), "probes": float(probes)}
-    for (name, control), moved in zip(controls.items(), relative, strict=True):
-        own = list(UNITS).index(control.descriptor)
-        metrics[f"gain_{name}"] = control.gains[control.descriptor]
-        metrics[f"gain_sd_{name}"] = float(moved[own])
-        metrics[f"leakage_sd_{name}"] = float(np.sqrt(np.nanmean(np.delete(moved, own) ** 2)))
-    with atomic_folder(folder) as new:
-        control_gains(
-            new / "controls.png",
-            relative,
-            list(controls),
-            list(LABELS.values()),
-            [list(UNITS).index(control.descriptor) for control in controls.values()],
-        )
-        write_json(new / "controls.json", _as_json(controls, instrument.fingerprint))
-        write_json(new / "items.json", [_item(loops, probes)])
-        write_json(new / "metrics.json", metrics)
-    return metrics
+) -> Control:
+    """A control: half the difference of loops moved by one unit forwards and backwards."""
+    step = torch.from_numpy(direction).float().view(instrument.point_shape)
+    up, down = (_rendered_descriptors(instrument, base + sign * step) for sign in (1, -1))
+    change = (up - down) / 2
+    own = change[:, LOOP_DESCRIPTORS.index(descriptor)]
+    resampled = np.random.default_rng(seed).integers(len(base), size=(RESAMPLINGS, len(base)))
+    low, high = np.quantile(own[resampled].mean(1), [0.025, 0.975])
+    gains = dict(zip(LOOP_DESCRIPTORS, change.mean(0).tolist(), strict=True))
+    return Control(descriptor, step.numpy(), gains, float(low), float(high))
 
 
-def load_controls(path: Path, instrument: Instrument) -> dict[str, Control]:
-    """The controls of an instrument, as `evaluate_controls` has written them.
-
-    Raises:
-        ValueError: the file is not there, is damaged or of another instrument.
-    """
-    if not path.is_file():
-        raise ValueError(
-            f"{path} is not there, and holds the directions that a setting goes along. `dvc repro "
-            "evaluate_controls` measures them, and `--controls` takes the file from elsewhere."
-        )
-    held = read_json(path)
-    if held.get("latent_vae") != instrument.fingerprint:
-        raise ValueError(
-            f"{path} was measured on latent VAE {held.get('latent_vae')}, this one is "
-            f"{instrument.fingerprint}: its directions would mean nothing here. `dvc repro "
-            "evaluate_controls` measures them again."
-        )
-    found = {}
-    for name, told in held["controls"].items():
-        direction = np.array(told["direction"], np.float32)
-        if direction.shape != instrument.point_shape or not np.isfinite(direction).all():
-            raise ValueError(
-                f"{path}: the direction of `{name}` has the shape {direction.shape}, or numbers "
-                f"that are not finite; a point of this model is {instrument.point_shape}. The file "
-                "is damaged: `dvc checkout dvc.yaml` restores it."
-            )
-        low, high = map(float, told["interval"])
-        found[name] = Control(told["descriptor"], direction, told["gains"], low, high)
-    return found
-
-
-def displacement(
-    controls: Mapping[str, Control], by: Mapping[str, float]
-) -> Float[Tensor, "d length"] | None:
-    """How far the prior's noise moves along controls, by so many units each; None by none.
-
-    Raises:
-        ValueError: there is no control of a name, or it is to move further than `FURTHEST`.
-    """
-    total = None
-    for name, units in by.items():
-        if name not in controls:
-            raise ValueError(
-                f"there is no control `{name}`; this model has {', '.join(controls) or 'none'}"
-            )
-        if not abs(units) <= FURTHEST:
-            raise ValueError(
-                f"{name}={units:g} is too far: a unit is a deviation of the prior, and the model "
-                f"has learned nothing beyond {FURTHEST:g} or so. Take -{FURTHEST:g} to "
-                f"{FURTHEST:g}."
-            )
-        step = units * torch.from_numpy(controls[name].direction)
-        total = step if total is None else total + step
-    return total
-
-
-def _heard(
+def _rendered_descriptors(
     instrument: Instrument, noise: Float[Tensor, "n d length"], label: str = ""
 ) -> Float[np.ndarray, "n descriptors"]:
-    """Loop descriptors of what the prior makes of this noise."""
-    parts = [
+    """Loop descriptors of the loops that the prior makes of this noise."""
+    batches = [
         _descriptors(torch.from_numpy(instrument.render(instrument.sample_prior(part))), instrument)
-        for part in tqdm(noise.split(BATCH), label, disable=not label)
+        for part in tqdm(torch.split(noise, BATCH), label, disable=not label)
     ]
-    return np.concatenate(parts)
+    return np.concatenate(batches)
 
 
 @torch.inference_mode()
-def _descriptors(audio: Tensor, instrument: Instrument) -> Float[np.ndarray, "n descriptors"]:
-    parts = [loop_descriptors(part, instrument.grid).values() for part in audio.split(BATCH)]
-    return np.concatenate([torch.stack(list(p), 1).double().numpy() for p in parts])
-
-
-def _as_json(controls: Mapping[str, Control], fingerprint: str) -> dict[str, Any]:
-    return {
-        "latent_vae": fingerprint,
-        "controls": {
-            name: {
-                "descriptor": control.descriptor,
-                "unit": UNITS[control.descriptor],
-                "interval": [control.low, control.high],
-                "gains": dict(control.gains),
-                "direction": control.direction.tolist(),
-            }
-            for name, control in controls.items()
-        },
-    }
-
-
-def _item(loops: int, probes: int) -> dict[str, object]:
-    return {
-        "kind": "figure",
-        "file": "controls.png",
-        "title": "What each control does",
-        "caption": "Change of every loop descriptor by one unit (a deviation of the prior) of each "
-        "control, in deviations of real test loops, what it is to raise framed; directions learned "
-        f"from {loops} loops of the prior, measured on {probes} others.",
-    }
+def _descriptors(
+    audio: Float[Tensor, "n samples"], instrument: Instrument
+) -> Float[np.ndarray, "n descriptors"]:
+    batches = [loop_descriptors(b, instrument.grid).values() for b in torch.split(audio, BATCH)]
+    return np.concatenate([torch.stack(list(b), 1).double().numpy() for b in batches])

@@ -6,7 +6,6 @@ Nothing here draws; `techloop.reporting` makes pictures, titles and captions of 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,12 +24,12 @@ class Sound:
     Attributes:
         file: name of its WAV.
         samples: one channel.
-        facts: what there is to say of it, by name, for whoever writes its caption.
+        facts: what its caption needs, by name, as JSON takes it.
     """
 
     file: str
     samples: Float[np.ndarray, " samples"]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Evaluation:
 
     metrics: Measurements
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     sounds: tuple[Sound, ...] = ()
 
@@ -61,7 +60,8 @@ class Evaluation:
         """
         with atomic_folder(folder) as new:
             write_metrics(new / "metrics.json", self.metrics)
-            np.savez_compressed(new / "arrays.npz", **self.arrays)
+            # numpy's stubs fear that an array is called `allow_pickle`.
+            np.savez_compressed(new / "arrays.npz", **self.arrays)  # type: ignore[arg-type]
             write_json(new / "facts.json", self.facts)
             for name, content in files.items():
                 write_json(new / f"{name}.json", content)

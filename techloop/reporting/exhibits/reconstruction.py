@@ -1,0 +1,73 @@
+"""Pictures and sounds of how an audio VAE reconstructs the test loops."""
+
+from pathlib import Path
+
+import numpy as np
+
+from techloop.artifacts import read_json
+from techloop.evaluation.result import read_arrays
+from techloop.reporting.exhibit import Exhibit
+from techloop.reporting.plots import band_errors, spectrogram_grid
+
+LINES = {  # of the errors by frequency
+    "reconstruction": "reconstruction",
+    "other_loop": "another loop",
+    "noise": "noise of the average spectrum",
+}
+
+
+def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
+    """What `evaluate_reconstruction` left, as two figures and the sounds of each example.
+
+    Args:
+        folder: of the evaluation.
+        pictures: where PNGs go.
+    """
+    arrays, facts = read_arrays(folder), read_json(folder / "facts.json")
+    sounds = read_json(folder / "sounds.json")
+    shown = [sound for sound in sounds if sound["kind"] == "original"]
+    titles = [f"{sound['rank']} ({sound['log_mel_l1_db']:.1f} dB)" for sound in shown]
+    mel_range_hz = tuple(facts["mel_range_hz"])
+    pictures.mkdir(parents=True, exist_ok=True)
+    spectrograms, bands = pictures / "spectrograms.png", pictures / "bands.png"
+    spectrogram_grid(
+        spectrograms,
+        np.concatenate([arrays["original_db"], arrays["reconstruction_db"]]),
+        [*titles, *[""] * len(titles)],
+        columns=len(titles),
+        span=(facts["beats"], "beat"),
+        mel_range_hz=mel_range_hz,
+        rows=("original", "reconstruction"),
+    )
+    band_errors(
+        bands,
+        {label: arrays[f"band_error_{name}_db"] for name, label in LINES.items()},
+        mel_range_hz,
+    )
+    return [
+        Exhibit(
+            "figure",
+            spectrograms,
+            "Test loops and their reconstructions",
+            f"Mel spectrograms of {len(shown)} of {facts['loops']} test loops, from the best to "
+            "the worst by log-mel error (in brackets). Above: the original; below: what the audio "
+            "VAE makes of its posterior mean. All panels share one colour scale.",
+        ),
+        Exhibit(
+            "figure",
+            bands,
+            "Reconstruction error by frequency",
+            "Mean absolute difference of mel levels to the original, by band, for the "
+            "reconstruction and for two guesses that know less.",
+        ),
+        *(
+            Exhibit(
+                "audio",
+                folder / sound["file"],
+                f"{sound['rank'].capitalize()}: {sound['kind']}",
+                f"{sound['name']}, log-mel error {sound['log_mel_l1_db']:.1f} dB.",
+                loop=True,
+            )
+            for sound in sounds
+        ),
+    ]
