@@ -44,7 +44,7 @@ from IPython.display import Markdown, display
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from techloop.evaluation.generation import PrincipalComponents, frechet_distance
+from techloop.evaluation.metrics.frechet import PrincipalComponents, frechet_distance
 from techloop.instrument import interpolate, interpolate_spherically
 from techloop.models.sampling import sample
 from techloop.training.losses import active_units, gaussian_kl, gaussian_nll, mmd, rate

@@ -20,6 +20,7 @@ LAYERS = (
         "techloop.allocator",
         "techloop.closure",
         "techloop.metric",
+        "techloop.rank",
     },
     {"techloop.audio"},
     {"techloop.data", "techloop.models"},

@@ -10,7 +10,7 @@ from techloop.audio.recording import Unreadable
 from techloop.data.loops import PreparationConfig, bar_line_samples, cut_loops, prepare_item
 from techloop.data.source import Item
 from techloop.data.tempo import Beats, Tempo
-from techloop.evaluation.generation import seam_ratio
+from techloop.evaluation.metrics.rhythm import seam_ratio
 from techloop.grid import Grid
 from tests.helpers.sources import GRID, RECIPE, Made, bar, recording
 

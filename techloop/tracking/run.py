@@ -38,6 +38,7 @@ from pydantic import BaseModel
 
 from techloop.artifacts import atomic_write, fingerprint, read_json, write_json
 from techloop.closure import code_fingerprint, module_file
+from techloop.metric import Measurement
 from techloop.params import load_params
 
 EXPERIMENT = "techloop"
@@ -104,15 +105,18 @@ class Run:
         """What was logged without a step."""
         return self._journal.final
 
-    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log(self, metrics: Mapping[str, float | Measurement], step: int | None = None) -> None:
         """Log metrics, at a step where there is one (in training: loops seen).
 
         Kept here and sent together every few seconds, so that a training step hardly waits. NaN is
         kept as such, an infinity as the largest number of its sign.
         """
+        numbers: dict[str, float] = {}
+        for name, value in metrics.items():
+            numbers |= value.flat() if isinstance(value, Measurement) else {name: value}
         if step is None:
-            self._journal.final |= {k: float(v) for k, v in metrics.items()}
-        self._journal.metrics += _rows(metrics, step or 0)
+            self._journal.final |= {k: float(v) for k, v in numbers.items()}
+        self._journal.metrics += _rows(numbers, step or 0)
         fresh = len(self._journal.metrics) - self._seen
         if time.monotonic() - self._sent > SEND_EVERY_S or fresh >= BATCH:
             self.tell()
@@ -273,7 +277,7 @@ class _Untold(Run):
     def __init__(self) -> None:
         pass
 
-    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log(self, metrics: Mapping[str, float | Measurement], step: int | None = None) -> None:
         pass
 
     def artifacts(self, path: str | Path) -> None:
