@@ -39,7 +39,7 @@ ONLY_IN = {
     "soxr": {"techloop.audio.resample"},
     "prefect": {"stages.scheduled"},
     "dvc": {"stages.flow", "techloop.pipeline.doctor"},
-    "jinja2": {"techloop.reporting.page"},
+    "jinja2": {"techloop.reporting.render"},
     "typer": {"techloop.cli"},
     "tinytag": {"techloop.audio.tags"},
     "librosa": {"techloop.data.tempo.librosa_tempo"},
@@ -176,6 +176,8 @@ HEAVY = {"torch", "numpy", "pandas", "scipy", "librosa", "matplotlib", "mlflow",
         ("stages.flow", HEAVY),
         ("stages.check", HEAVY),
         ("techloop.reporting.plots", {"altair", "vl_convert"}),
+        ("techloop.reporting.page", {"torch", "librosa", "matplotlib", "altair", "vl_convert"}),
+        ("techloop.reporting.exhibits.by_stage", {"torch", "librosa", "sklearn", "altair"}),
     ],
 )
 def test_light_modules_import_nothing_heavy(module: str, heavy: set[str]) -> None:

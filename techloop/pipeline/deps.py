@@ -28,13 +28,17 @@ def code_deps(stage: str, top: Path = TOP) -> list[str]:
 
 
 def templates(files: Iterable[Path]) -> set[Path]:
-    """Templates beside some modules that their code names."""
-    return {
-        template
-        for file in files
-        for template in file.parent.glob("templates/*")
-        if template.name in file.read_text(encoding="utf-8")
-    }
+    """Templates beside some modules that their code names, and those that templates name."""
+    named: set[Path] = set()
+    waiting = list(files)
+    while waiting:
+        file = waiting.pop()
+        folder = file.parent if file in named else file.parent / "templates"
+        text = file.read_text(encoding="utf-8")
+        more = {template for template in folder.glob("*") if template.name in text} - named
+        named |= more
+        waiting += more
+    return named
 
 
 def written_deps(file: Path, top: Path = TOP) -> tuple[str, str]:
