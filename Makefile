@@ -16,7 +16,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 # What Prefect keeps, it keeps in the checkout.
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
-.PHONY: demo check study notebook ui server test lint format lock audit sweep clean
+.PHONY: demo check study notebook ui server test lint format deps lock audit sweep clean
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit(f'techloop needs Python 3.11 to 3.13; {sys.executable} is {sys.version.split()[0]}. Name another one: make PYTHON=python3.12 ...')"
@@ -72,6 +72,9 @@ format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/jupytext --quiet --sync notebooks/vae_mnist.ipynb
 	$(BIN)/jupyter nbconvert --log-level ERROR --clear-output --inplace notebooks/vae_mnist.ipynb
+
+deps: .venv/installed  ## after a change of imports: the code that each stage of dvc.yaml depends on
+	$(BIN)/python -m techloop.pipeline.deps
 
 lock: .venv/installed  ## after a change of requirements*.in
 	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \

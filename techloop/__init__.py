@@ -1,14 +1,13 @@
 """Techloop learns to play techno: from a folder of loops to a space to play in."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from techloop.data.datasets import LatentDataset, LoopDataset
     from techloop.instrument import Instrument
 
-__version__ = version("techloop")
+__version__ = "0.1.0"
 __all__ = ["Instrument", "LatentDataset", "LoopDataset"]
 
 _HOMES = {"Instrument": "instrument", "LatentDataset": "datasets", "LoopDataset": "datasets"}

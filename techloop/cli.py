@@ -219,13 +219,13 @@ def doctor(
     folder: Annotated[Path, typer.Argument(help="Top of a checkout.")] = Path(),
 ) -> None:
     """What may be wrong with the machine, the settings, data and models; if it is, exit code 1."""
-    from techloop.pipeline.doctor import examine
+    from techloop.pipeline.doctor import run_checks
 
-    found = examine(folder.resolve())
+    found = run_checks(folder.resolve())
     for finding in found:
-        typer.echo(f"{finding.level:8} {finding.about}: {finding.told}")
-        if finding.do:
-            typer.echo(f"{'':8} -> {finding.do}")
+        typer.echo(f"{finding.level:8} {finding.about}: {finding.message}")
+        if finding.remedy:
+            typer.echo(f"{'':8} -> {finding.remedy}")
     problems = sum(finding.level == "problem" for finding in found)
     typer.echo(f"\nproblems: {problems}" if problems else "\nAll is well.")
     if problems:
