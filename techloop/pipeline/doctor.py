@@ -280,9 +280,7 @@ def _data(root: Path) -> Iterator[Finding]:
                 continue
             if stale:
                 remedy = f"`dvc repro extract_latents@{path.name}`"
-                yield Finding(
-                    name, "problem", "extracted from other loops than those in data/loops", remedy
-                )
+                yield Finding(name, "problem", "made from other loops than data/loops", remedy)
             else:
                 yield Finding(name, "ok", f"{message}, {_size(_bytes(_files(path)))}")
 
