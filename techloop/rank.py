@@ -1,11 +1,13 @@
-"""Which process reports: of several that train together, rank 0 alone."""
+"""Which of several processes writes and reports: rank 0."""
 
 import os
 
-# Set by torchrun (and Fabric, for the processes it starts) and by Slurm.
-RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 
 def is_rank_zero() -> bool:
-    """Whether this process writes, logs and reports: it is alone, or rank 0 of several."""
-    return all(os.environ.get(name, "0") == "0" for name in RANKS)
+    """Whether this process is rank 0 of those that train together, or the only one.
+
+    torchrun, Slurm and Lightning Fabric set these variables in every process that they start.
+    """
+    return all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
