@@ -33,12 +33,18 @@ def computations(params: Path) -> list[str]:
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "Field"
         for part in ast.walk(call)
     }
+    fields = {
+        id(field)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for field in node.body
+    }
     hits = []
     for node in ast.walk(tree):
         arithmetic = isinstance(node, ast.BinOp) and not isinstance(node.op, ast.BitOr)
         number = isinstance(node, ast.Constant) and type(node.value) in (int, float, complex)
         called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-        default = isinstance(node, ast.AnnAssign) and node.value is not None
+        default = isinstance(node, ast.AnnAssign) and id(node) in fields and node.value is not None
         if (
             arithmetic
             or isinstance(node, ast.AugAssign)

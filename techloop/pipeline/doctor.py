@@ -247,7 +247,7 @@ def _dvc(root: Path) -> Iterator[Finding]:
     if not (root / ".dvc").is_dir():
         yield Finding("dvc", "note", f"{root} is not a DVC repository", TOP)
         return
-    answer = _run_dvc(root, "stage", "list")  # reads Git's state, the settings and every dvc.yaml
+    answer = _run_dvc(root, "stage", "list", "--all")  # reads the settings and every dvc.yaml
     if answer.returncode:
         message = f"DVC cannot read the repository: {' '.join(answer.stderr.split())}"
         remedy = "`git init` if there is no Git repository yet; else correct the file it names"
