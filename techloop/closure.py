@@ -27,7 +27,7 @@ DYNAMIC = ("import_module", "__import__")
 
 
 def module_file(module: str, top: Path = TOP) -> Path | None:
-    """The file of a module of ours; None if there is none of that name."""
+    """The file of a module of `techloop` or `stages`; None if it does not exist."""
     base = top.joinpath(*module.split("."))
     return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
 
@@ -66,7 +66,7 @@ def closure(start: Iterable[Path | str], top: Path = TOP) -> list[Path]:
         top: of the checkout.
 
     Raises:
-        ValueError: there is no module of a name, or see `imported_modules`.
+        ValueError: a module does not exist, or see `imported_modules`.
     """
     files: set[Path] = set()
     pending = list(start)
@@ -74,7 +74,7 @@ def closure(start: Iterable[Path | str], top: Path = TOP) -> list[Path]:
         place = pending.pop()
         file = place if isinstance(place, Path) else module_file(place, top)
         if file is None:
-            raise ValueError(f"there is no module {place} below {top}")
+            raise ValueError(f"module {place} does not exist below {top}")
         if file not in files:
             files.add(file)
             pending += sorted(imported_modules(file, top))
@@ -114,7 +114,7 @@ def _source_of(module: str, name: str, top: Path) -> set[str]:
 
 
 def _with_packages(module: str, top: Path) -> set[str]:
-    """A module and the packages around it, as far as they are ours."""
+    """A module and the packages around it; nothing for a library."""
     parts = module.split(".")
     if parts[0] not in PACKAGES:
         return set()

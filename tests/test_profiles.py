@@ -104,7 +104,7 @@ def test_the_command(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(top)
     ended = CliRunner().invoke(app, ["profile", "desktop"])
     assert ended.exit_code == 1
-    assert "there is no profile 'desktop'; profiles has laptop, studio" in ended.stderr
+    assert "profile 'desktop' does not exist; profiles has laptop, studio" in ended.stderr
     ended = CliRunner().invoke(app, ["profile", "studio"])
     assert ended.exit_code == 0
     assert "prepare_loops.synth.loops: 2000 -> 40000" in ended.stdout

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -52,7 +51,7 @@ def written_deps(file: Path, top: Path = TOP) -> tuple[str, str]:
     yaml.width, yaml.preserve_quotes = 4096, True
     yaml.indent(mapping=2, sequence=4, offset=2)
     text = file.read_text(encoding="utf-8")
-    pipeline: Any = yaml.load(text)
+    pipeline = yaml.load(text)
     for name, body in pipeline["stages"].items():
         stage = body.get("do", body)
         inputs = [d for d in stage["deps"] if not str(d).startswith(("techloop/", "stages/"))]

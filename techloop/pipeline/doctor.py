@@ -26,7 +26,7 @@ MEMORY_GB = 4.0  # what its largest stage holds, rounded up
 TIMEOUT_S = 5
 STALE_DAYS = 7
 VARIABLES = {"DEVICES", "IMAGE", "IMAGES", "PRECISION", "QUICK", "STATUS", "STRATEGY", "WORKERS"}
-# As `uv pip compile` writes them; what has a condition that this machine does not meet is no pin.
+# As `uv pip compile` writes them; a pin whose condition this machine does not meet does not count.
 PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)(?: ; ([^\\]+))?", re.MULTILINE)
 TOP = "run this at the top of a checkout"
 SQLITE_HEADER = b"SQLite format 3\0"

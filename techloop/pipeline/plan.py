@@ -56,9 +56,9 @@ def stale_stages(root: str | Path = ".") -> set[str]:
 
 
 def _graph(root: Path) -> tuple[dict[str, set[str]], dict[str, bool]]:
-    """Of each stage, those whose outputs it reads; and whether its `meta` says `gpu: true`.
+    """The stages whose outputs each stage reads, and whether its `meta` says `gpu: true`.
 
-    The graph is not part of DVC's public API, so requirements.in bounds DVC's version.
+    The graph is not part of DVC's public API, so the requirements bound DVC's version.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo

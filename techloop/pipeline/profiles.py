@@ -4,10 +4,9 @@ They are written there, not merged when a stage runs, so that params.yaml alone 
 stage, and DVC sees what is out of date.
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -28,14 +27,14 @@ def use_profile(name: str, top: str | Path = ".") -> list[str]:
         What changed, one line per key.
 
     Raises:
-        ValueError: there is no such profile, or params.yaml would become invalid; it stays as it
+        ValueError: the profile does not exist, or params.yaml would become invalid; it stays as it
             was.
     """
     file, folder = Path(top) / "params.yaml", Path(top) / "profiles"
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in names:
         raise ValueError(
-            f"there is no profile {name!r}; {folder} has {', '.join(names) or 'none'}. Run from "
+            f"profile {name!r} does not exist; {folder} has {', '.join(names) or 'none'}. Run from "
             "the top of the repository, or add a file there."
         )
     yaml = YAML()  # with comments, and numbers as they are written
@@ -53,7 +52,7 @@ def use_profile(name: str, top: str | Path = ".") -> list[str]:
 
 
 def merged(
-    into: MutableMapping[str, Any], values: MutableMapping[str, Any], within: str = ""
+    into: MutableMapping[str, object], values: Mapping[str, object], within: str = ""
 ) -> list[str]:
     """Set nested values, where None removes a key; what changed, one line per key.
 
@@ -65,7 +64,7 @@ def merged(
     changes = []
     for position, (key, value) in enumerate(values.items()):
         old, place = into.get(key), f"{within}{key}"
-        if isinstance(value, MutableMapping) and isinstance(old, MutableMapping):
+        if isinstance(value, Mapping) and isinstance(old, MutableMapping):
             changes += merged(old, value, f"{place}.")
         elif value is None and key in into:
             del into[key]

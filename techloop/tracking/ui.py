@@ -55,7 +55,7 @@ def server_command(root: Path, port: str) -> list[str]:
         return []
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (root / "mlflow.db").is_file():
         raise ValueError(
-            "there is no mlflow.db yet, as no stage has run here. `dvc repro` runs them. If the "
+            "mlflow.db does not exist yet, as no stage has run here. `dvc repro` runs them. If the "
             "runs are elsewhere, set MLFLOW_TRACKING_URI to that place."
         )
     try:
