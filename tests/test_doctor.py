@@ -126,8 +126,7 @@ def test_a_file_of_dvc_that_is_damaged(root: Path) -> None:
     (root / ".dvc" / "config").write_text("[core\n")
     finding = one(root, "dvc")
     assert finding.level == "problem"
-    assert finding.message.startswith("DVC cannot read the repository: ")
-    assert "config" in finding.message
+    assert finding.message == "DVC cannot read its settings in .dvc"
 
 
 def test_other_versions_than_those_of_the_lock(root: Path) -> None:
@@ -250,7 +249,7 @@ def test_runs_that_wait_for_the_server(root: Path, monkeypatch: pytest.MonkeyPat
         pass
     finding = one(root, "outbox")
     assert finding.level == "note"
-    assert finding.message.startswith("1 runs wait for the tracking server, since 20")
+    assert finding.message.startswith("runs queued for the tracking server: 1, since 20")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     command = finding.remedy.split("`")[1].split()
     assert command == ["python", "-m", "techloop.tracking.outbox"]

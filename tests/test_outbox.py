@@ -261,6 +261,27 @@ def test_a_database_that_cannot_be_opened_stops_no_stage(
     assert len(list((root / "mlruns" / "outbox").iterdir())) == 1
 
 
+def test_mlflows_message_about_an_outdated_database_is_shown(root: Path) -> None:
+    from alembic import command
+    from mlflow.store.db.utils import _get_alembic_config
+
+    with track("first", {}):
+        pass
+    settings = _get_alembic_config(f"sqlite:///{root / 'mlflow.db'}")
+    command.stamp(settings, "0584bdc529eb")  # of MLflow 1.29
+    script = "from techloop.tracking.run import track\nwith track('stage', {}): pass"
+    stage = subprocess.run(  # as MLflow checks a database once per process
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert "out-of-date database schema" in stage.stderr
+    assert "mlflow db upgrade" in stage.stderr
+    assert len(list((root / "mlruns" / "outbox").iterdir())) == 1
+    command.stamp(settings, "head")
+    with track("next", {}):
+        pass
+    assert statuses(root, "stage") == [("stage", "FINISHED")]
+
+
 def test_the_outbox_is_sent_once_and_its_troubles_stop_no_other_run(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,15 +289,15 @@ def test_the_outbox_is_sent_once_and_its_troubles_stop_no_other_run(
     with pytest.warns(UserWarning, match="cannot be reached"), track("early", {}):
         pass
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    waiting = root / "mlruns" / "outbox"
-    [journal] = waiting.iterdir()
-    (waiting / "damaged.json").write_text("{")
-    refused = read_json(journal) | {"run_id": "0" * 32}  # a run that somebody deleted
-    write_json(waiting / "deleted.json", refused)
+    queue = root / "mlruns" / "outbox"
+    [log] = queue.iterdir()
+    (queue / "damaged.json").write_text("{")
+    refused = read_json(log) | {"run_id": "0" * 32}  # a run that somebody deleted
+    write_json(queue / "deleted.json", refused)
 
     with FileLock(root / "mlruns" / "outbox.lock"):
         flush_outbox(root)  # another process is at it
-    assert journal.exists()
+    assert log.exists()
     with pytest.warns(UserWarning, match="and stays") as warned, track("next", {}):
         pass
     output = "".join(str(warning.message) for warning in warned)
@@ -284,4 +305,4 @@ def test_the_outbox_is_sent_once_and_its_troubles_stop_no_other_run(
     assert output.count("refuses this run, which may have been deleted (Run with id=") == 1
     assert statuses(root, "early") == [("early", "FINISHED")]
     assert statuses(root, "next") == [("next", "FINISHED")]
-    assert {file.name for file in waiting.iterdir()} == {"damaged.json", "deleted.json"}
+    assert {file.name for file in queue.iterdir()} == {"damaged.json", "deleted.json"}

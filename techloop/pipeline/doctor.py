@@ -234,7 +234,7 @@ def _outbox(root: Path) -> Iterator[Finding]:
             message = str(error).partition(" Delete")[0]
             yield Finding("outbox", "problem", message, f"`rm {file}`")
     if files:
-        message = f"{len(files)} runs wait for the tracking server, since {_when(files[0])}"
+        message = f"runs queued for the tracking server: {len(files)}, since {_when(files[0])}"
         remedy = "the next stage sends them; `python -m techloop.tracking.outbox` sends them now"
         yield Finding("outbox", "note", message, remedy)
 
@@ -247,21 +247,24 @@ def _dvc(root: Path) -> Iterator[Finding]:
     if not (root / ".dvc").is_dir():
         yield Finding("dvc", "note", f"{root} is not a DVC repository", TOP)
         return
-    answer = _run_dvc(root, "stage", "list", "--all")  # reads the settings and every dvc.yaml
-    if answer.returncode:
-        message = f"DVC cannot read the repository: {' '.join(answer.stderr.split())}"
-        remedy = "`git init` if there is no Git repository yet; else correct the file it names"
-        yield Finding("dvc", "problem", message, remedy)
+    if not _run(root, "git", "rev-parse", "--git-dir"):
+        message = "this folder is not in a git repository, so DVC refuses to work"
+        yield Finding("dvc", "problem", message, "`git init`")
         return
-    answer = _run_dvc(root, "cache", "dir")
-    cache = root / answer.stdout.strip()
+    answer = _run(root, sys.executable, "-m", "dvc", "cache", "dir")
+    if not answer:
+        remedy = "`dvc doctor` names the file and the mistake"
+        yield Finding("dvc", "problem", "DVC cannot read its settings in .dvc", remedy)
+        return
+    cache = root / answer
     message = f"cache of {_size(_bytes(_files(cache)))}; `dvc doctor` says how outputs are linked"
     yield Finding("dvc", "ok", message)
 
 
-def _run_dvc(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+def _run(root: Path, *command: str) -> str:
+    """What a command prints in a folder; nothing if it fails."""
+    ran = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    return "" if ran.returncode else ran.stdout.strip()
 
 
 def _data(root: Path) -> Iterator[Finding]:
