@@ -50,13 +50,13 @@ class Recording:
 
 
 class Rejection(NamedTuple):
-    """Why a recording or a loop of it is left out.
+    """Why a recording or a loop of it is left out of the dataset.
 
     Attributes:
-        reason: one word or a few, joined by underscores, that many rejections share.
-        detail: a sentence's worth on this one.
-        value: what was measured, as a number or a word; NaN where neither says it.
-        limit: what it should have been.
+        reason: a category in snake case, shared by many rows of the reject table.
+        detail: an explanation of this case.
+        value: the measured number or word; NaN where there is none.
+        limit: the bound that the value breaks.
     """
 
     reason: str
@@ -68,7 +68,7 @@ class Rejection(NamedTuple):
 class Rejected(Exception):
     """A recording or a loop of it is left out; this becomes a row of the reject table.
 
-    Args: those of `Rejection`, which is its attribute.
+    Args: those of `Rejection`, which is its attribute `rejection`.
     """
 
     def __init__(
