@@ -16,7 +16,7 @@ import pandas as pd
 from techloop.artifacts import atomic_file, read_json
 from techloop.closure import code_fingerprint
 from techloop.params import AudioVAECell, load_params
-from techloop.reporting.plots import sweeps
+from techloop.reporting.sweep_plot import sweeps
 from techloop.training.audio_vae import train_audio_vae
 from techloop.training.distributed import launch_fabric
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from techloop.reporting import plots
+from techloop.reporting.sweep_plot import sweeps
 
 RNG = np.random.default_rng(0)
 LEVELS = RNG.uniform(-80, -10, (3, 64, 240))
@@ -61,7 +62,7 @@ DRAWINGS: dict[str, Draw] = {
     "band_errors": lambda path: plots.band_errors(
         path, {"VAE": LEVELS[0, :, 0], "noise": LEVELS[1, :, 0]}, MEL
     ),
-    "sweeps": lambda path: plots.sweeps(path, SWEEPS, {"kl": 1.4, "wae": 0.1}, 16),
+    "sweeps": lambda path: sweeps(path, SWEEPS, {"kl": 1.4, "wae": 0.1}, 16),
 }
 
 
