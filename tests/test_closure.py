@@ -265,19 +265,12 @@ def test_a_value_that_params_hand_out_is_a_dependency_where_it_is_used(tree: Pat
     ("line", "message"),
     [
         ("from . import maths", "relative imports"),
-        (
-            "from importlib import import_module\nimport_module('techloop.' + 'cli')",
-            "computed names",
-        ),
-        ("import techloop.absent", "no module"),
+        ("import importlib\nimportlib.import_module('techloop.' + 'cli')", "computed names"),
     ],
 )
 def test_an_import_that_cannot_be_followed_is_refused(tree: Path, line: str, message: str) -> None:
     with (tree / "techloop" / "maths.py").open("a") as file:
         file.write(f"\n{line}\n")
-    if message == "no module":
-        assert complaints(tree) == [], "Python itself refuses it"
-        return
     with pytest.raises(ValueError, match=message):
         complaints(tree)
 
