@@ -39,20 +39,22 @@ def imported_modules(file: Path, top: Path = TOP) -> set[str]:
     what is imported for type checkers alone do not count.
 
     Raises:
-        ValueError: a relative import, or one by a computed name, which cannot be followed.
+        ValueError: a relative import, or one by a computed name, in a file of ours: it cannot be
+            followed.
     """
     modules: set[str] = set()
     for node in _import_nodes(file.read_text(encoding="utf-8")):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 modules |= _with_packages(alias.name, top)
-        elif isinstance(node, ast.ImportFrom):
-            if node.level or node.module is None:
-                raise ValueError(f"{file}:{node.lineno}: write out the module of a relative import")
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for alias in node.names:
                 modules |= _source_of(node.module, alias.name, top)
-        else:
-            raise ValueError(f"{file}:{node.lineno}: an import by a computed name hides its module")
+        elif file.is_relative_to(top):
+            raise ValueError(
+                f"{file}:{node.lineno}: write `from module import name` with the whole name of the "
+                "module; relative imports and computed names cannot be followed"
+            )
     return modules
 
 

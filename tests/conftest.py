@@ -9,7 +9,13 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
-LONG = ("test_pipeline.py", "test_tracking.py", "test_parallel.py", "test_flow.py")
+LONG = (
+    "test_pipeline.py",
+    "test_outbox.py",
+    "test_tracking.py",
+    "test_parallel.py",
+    "test_flow.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -253,7 +253,7 @@ def _dvc(root: Path) -> Iterator[Finding]:
         return
     answer = _run(root, sys.executable, "-m", "dvc", "cache", "dir")
     if not answer:
-        remedy = "`dvc doctor` names the file and the mistake"
+        remedy = "`dvc doctor` names the mistake"
         yield Finding("dvc", "problem", "DVC cannot read its settings in .dvc", remedy)
         return
     cache = root / answer

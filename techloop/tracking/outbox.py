@@ -84,7 +84,7 @@ def read_log(file: Path) -> RunLog:
 
     Raises:
         ValueError: the file is damaged.
-        TypeError: its keys are those of another version.
+        KeyError, TypeError: its keys are those of another version.
     """
     content = read_json(file)
     # JSON has neither tuples nor NaN.
