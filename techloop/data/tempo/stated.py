@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from techloop.audio.recording import Tags
-from techloop.audio.tags import tempo_if_one
+from techloop.audio.tags import valid_tempo
 from techloop.data.source import Item
 
 # How many times likelier a tempo becomes when it is stated there. `number` weighs least: a bare
@@ -44,7 +44,7 @@ def tempo_in_name(name: str) -> Stated | None:
 
 def stated_tempi(item: Item, tags: Tags, duration_s: float) -> list[Stated]:
     """Every tempo that is written down for an item: its annotation, its name, its tags."""
-    annotation = tempo_if_one("annotation", item.bpm or 0.0)  # a typing error is not a tempo
+    annotation = valid_tempo("annotation", item.bpm or 0.0)  # a typing error is not a tempo
     stated = [Stated(by, bpm) for by, bpm in annotation.items()]
     stated += [tempo] if (tempo := tempo_in_name(item.name)) else []
     if not tags.one_shot:  # editors write some tempo into single sounds too
