@@ -16,7 +16,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 # What Prefect keeps, it keeps in the checkout.
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
-.PHONY: demo check study notebook ui server test lint format lock audit sweep clean
+.PHONY: demo check study notebook ui server test lint format deps lock audit sweep clean
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit(f'techloop needs Python 3.11 to 3.13; {sys.executable} is {sys.version.split()[0]}. Name another one: make PYTHON=python3.12 ...')"
@@ -38,9 +38,14 @@ study: .venv/installed  ## every combination of the study, then its table and fi
 	$(BIN)/dvc repro study/dvc.yaml
 	@echo "$(CURDIR)/reports/study/summary/study.png"
 
-notebook: .venv/installed  ## VAEs on images: the notebook, run and laid out
+notebook: .venv/installed  ## runs the notebook, VAEs on images, and writes its page
 	$(BIN)/dvc repro notebooks/dvc.yaml
 	@echo "$(CURDIR)/reports/vae_mnist.html"
+
+.PHONY: docs help
+docs: .venv/installed  ## docs/ and the reference of every module as pages, in site/
+	$(BIN)/mkdocs build --quiet --strict
+	@echo "$(CURDIR)/site/index.html"
 
 ui: .venv/installed  ## every run in MLflow's UI, on this machine alone; another port: make ui PORT=5001
 	@$(BIN)/python -m stages.ui $(PORT)
@@ -56,35 +61,41 @@ sweep: .venv/installed  ## what the weight of each regulariser does: benchmarks/
 	$(BIN)/python benchmarks/sweep.py data/loops --out benchmarks
 
 # PYTEST="-m 'not slow'" is all that CI runs.
-# A file a core, and one thread in each: threads that wait for one another on a busy core crawl.
-test: .venv/installed
+# One process per core and one thread in each: threads that wait for one another on a busy core crawl.
+test: .venv/installed  ## the tests, but for those of 20 s and more; all of CI's: make test PYTEST="-m 'not slow'"
 	OMP_NUM_THREADS=1 TECHLOOP_QUICK=1 $(BIN)/python -m pytest --nbmake \
 		--numprocesses auto --dist loadfile --no-loadscope-reorder $(PYTEST)
 
-lint: .venv/installed
+lint: .venv/installed  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/installed
+format: .venv/installed  ## what ruff can fix, and the notebook and its script brought together
 	$(BIN)/jupytext --quiet --sync notebooks/vae_mnist.ipynb
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/jupytext --quiet --sync notebooks/vae_mnist.ipynb
 	$(BIN)/jupyter nbconvert --log-level ERROR --clear-output --inplace notebooks/vae_mnist.ipynb
 
-lock: .venv/installed  ## after a change of requirements*.in
-	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
-		--generate-hashes --no-header requirements.in requirements-dev.in -o requirements.lock
+deps: .venv/installed  ## after a change of imports: the code that each stage of dvc.yaml depends on
+	$(BIN)/python -m techloop.pipeline.deps
 
-# It ends with the same code after findings, which it prints, and where it could not look them up.
-audit: .venv/installed  ## requirements.lock among the known vulnerabilities; needs the internet
+lock: .venv/installed  ## after a change of pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
+		--generate-hashes --no-header pyproject.toml --extra pipeline --group dev -o requirements.lock
+
+# The exit code is 1 after findings, which it prints, and also where it could not look them up.
+audit: .venv/installed  ## looks up requirements.lock among the known vulnerabilities; needs the internet
 	@found=$$($(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict \
 		--progress-spinner off 2> .venv/audit.log) && echo "No known vulnerability." || { \
 		if [ -n "$$found" ]; then echo "$$found"; else tail -n 1 .venv/audit.log; \
-		echo "The database of known vulnerabilities could not be asked, so nothing was found out."; fi; \
+		echo "The database of known vulnerabilities did not answer, so nothing was checked."; fi; \
 		exit 1; } >&2
 
-clean:  ## the environment and every tool's leavings; data/ and the DVC cache stay
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean:  ## deletes the environment and every tool's leavings; data/ and the DVC cache stay
+	rm -rf .venv build site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## this list
+	@awk -F '  ## ' '/^[a-z]+:.*  ## / {split($$1, target, ":"); printf "%-10s%s\n", target[1], $$2}' Makefile

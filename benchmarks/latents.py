@@ -1,9 +1,9 @@
-"""Latents as a product: how fast they are made, and how fast they are read.
+"""How fast latents are extracted, and how fast they are read.
 
     python benchmarks/latents.py data/audio_vae/kl data/loops
 
-Extracts into a temporary folder, then makes a data set of a gigabyte of it and reads that, in order
-and at random, from a warm cache.
+Extracts into a temporary folder, then writes a data set of a gigabyte with the same card and reads
+it, in order and at random, from a warm cache.
 """
 
 import argparse
@@ -21,19 +21,19 @@ from techloop.data.datasets import LatentDataset, LoopDataset, latents_header
 from techloop.params import ExtractLatents
 from techloop.training.latents import extract_latents
 
-SHARDS, LOOPS = 4, 4_000  # of 31 kB each at 32 dimensions, twice
+SHARDS, LOOPS = 4, 4_000  # a loop has 2 x 31 kB at 32 dimensions
 
 
-def enlarged(folder: Path, to: Path) -> LatentDataset:
+def write_large(folder: Path, to: Path) -> LatentDataset:
     """A data set of many random loops, with the card of another."""
-    card, known = read_json(folder / "card.json"), LatentDataset(folder)
+    card, small = read_json(folder / "card.json"), LatentDataset(folder)
     to.mkdir()
-    header = latents_header(card["model"], known.grid)
+    header = latents_header(card["model"], small.grid)
     card["shards"] = [
         {"file": f"latents-{i:05d}.safetensors", "loops": LOOPS} for i in range(SHARDS)
     ]
     for shard in card["shards"]:
-        values = torch.randn(2, LOOPS, *known.mu.shape[1:])
+        values = torch.randn(2, LOOPS, *small.mu.shape[1:])
         save_file({"mu": values[0], "sigma": values[1].abs()}, to / shard["file"], header)
     places = [(i, j) for i in range(SHARDS) for j in range(LOOPS)]
     pd.DataFrame(places, columns=["shard", "row"]).assign(split="train").to_parquet(
@@ -44,29 +44,31 @@ def enlarged(folder: Path, to: Path) -> LatentDataset:
 
 
 def main() -> None:
-    """Print what was measured."""
+    """Extract, read, and print the speeds."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("audio_vae", help="a trained VAE 1")
+    parser.add_argument("audio_vae", help="the folder of a trained audio VAE")
     parser.add_argument("loops", help="a prepared data set")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        folder, loops = Path(place) / "latents", LoopDataset(told.loops)
+        folder, loops = Path(place) / "latents", LoopDataset(arguments.loops)
         start = time.perf_counter()
         params = ExtractLatents(batch_size=16, shard_mb=256)
-        extract_latents(told.audio_vae, told.loops, folder, params, Path(place) / "checkpoints")
-        took = time.perf_counter() - start
-        print(f"extraction: {len(loops) * loops.grid.duration_s / took:.0f} times real time")
-        latents = enlarged(folder, Path(place) / "large")
+        extract_latents(
+            arguments.audio_vae, arguments.loops, folder, params, Path(place) / "checkpoints"
+        )
+        seconds = time.perf_counter() - start
+        print(f"extraction: {len(loops) * loops.grid.duration_s / seconds:.0f} times real time")
+        latents = write_large(folder, Path(place) / "large")
         size = sum(v.nbytes for v in latents[0])
 
         def read(name: str, loader: object) -> None:
             start, count = time.perf_counter(), 0
             for mu, _ in loader:  # type: ignore[attr-defined]
                 count += len(mu)
-            took = time.perf_counter() - start
-            print(f"{name}: {count * size / took / 1e9:.1f} GB/s")
+            seconds = time.perf_counter() - start
+            print(f"{name}: {count * size / seconds / 1e9:.1f} GB/s")
 
         read("first reading, in batches of 64", DataLoader(latents, batch_size=64))
         read("in order", DataLoader(latents, batch_size=64))

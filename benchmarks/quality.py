@@ -140,7 +140,7 @@ def seam(given: Given) -> None:
     import torch
 
     from techloop.audio.descriptors import onset_strength
-    from techloop.evaluation.generation import seam_ratio
+    from techloop.evaluation.metrics.rhythm import seam_ratio
 
     measured: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
     worst = (0.0, "none")

@@ -1,9 +1,10 @@
-"""What the weight of each regulariser of VAE 1 does: `make sweep`.
+"""The effect of the weight of each regulariser of the audio VAE: `make sweep`.
 
     python benchmarks/sweep.py data/loops --out benchmarks
 
-Trains VAE 1 briefly with six weights a regulariser and writes `sweep.csv` (a row a training, those
-of the validation split) and `sweep.png`. A row of this code and data is not computed again.
+Trains the audio VAE briefly with six weights per regulariser and writes `sweep.csv` (a row per
+training, on the validation split) and `sweep.png`. A row of the same code and data is not computed
+again.
 """
 
 import argparse
@@ -15,8 +16,9 @@ import pandas as pd
 from techloop.artifacts import atomic_file, read_json
 from techloop.closure import code_fingerprint
 from techloop.params import AudioVAECell, load_params
-from techloop.reporting.plots import sweeps
+from techloop.reporting.sweep_plot import sweeps
 from techloop.training.audio_vae import train_audio_vae
+from techloop.training.distributed import launch_fabric
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = {
@@ -35,28 +37,35 @@ def main() -> None:
     parser.add_argument("loops", help="a prepared data set")
     parser.add_argument("--out", type=Path, required=True, help="folder of table and picture")
     parser.add_argument("--budget", type=int, default=4_000, help="loops seen in each training")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     all_params = load_params(ROOT / "params.yaml")
     params = all_params.train_audio_vae
-    cadence = {"loops": told.budget, "validate_every_loops": told.budget}
+    cadence = {"loops": arguments.budget, "validate_every_loops": arguments.budget}
     params = params.model_copy(update={"training": params.training.model_copy(update=cadence)})
-    table = told.out / "sweep.csv"
-    made_by = f"{code_fingerprint('techloop.training.audio_vae')}-{read_json(Path(told.loops) / 'card.json')['fingerprint']}"
+    table, fabric = arguments.out / "sweep.csv", launch_fabric()
+    data = read_json(Path(arguments.loops) / "card.json")["fingerprint"]
+    made_by = f"{code_fingerprint('techloop.training.audio_vae')}-{data}"
     rows = pd.read_csv(table).to_dict("records") if table.exists() else []
-    rows = [row for row in rows if (row["made_by"], row["loops_seen"]) == (made_by, told.budget)]
-    known = {(row["regulariser"], row["weight"]) for row in rows}
+    rows = [
+        row for row in rows if (row["made_by"], row["loops_seen"]) == (made_by, arguments.budget)
+    ]
+    finished = {(row["regulariser"], row["weight"]) for row in rows}
     for regulariser, weights in WEIGHTS.items():
         for weight in weights:
-            if (regulariser, weight) in known:
+            if (regulariser, weight) in finished:
                 continue
             print(f"{regulariser}, weight {weight:g}", flush=True)
             cell = AudioVAECell(
-                regulariser=regulariser, weight=weight, warmup_loops=told.budget // 8, free_nats=0
+                regulariser=regulariser,
+                weight=weight,
+                warmup_loops=arguments.budget // 8,
+                free_nats=0,
             )
             with tempfile.TemporaryDirectory() as folder:
                 metrics = train_audio_vae(
-                    told.loops,
+                    arguments.loops,
                     Path(folder) / "vae",
+                    fabric,
                     params=params,
                     cell=cell,
                     seed=all_params.seed,
@@ -67,20 +76,20 @@ def main() -> None:
                 {
                     "regulariser": regulariser,
                     "weight": weight,
-                    "loops_seen": told.budget,
-                    **{name: round(metrics[name], 4) for name in COLUMNS},
+                    "loops_seen": arguments.budget,
+                    **{name: round(metrics[name].value, 4) for name in COLUMNS},
                     "made_by": made_by,
                 }
             )
             with atomic_file(table) as new:
                 pd.DataFrame(rows).to_csv(new, index=False)
-    found = pd.DataFrame(rows)
-    found["distance"] = found["log_distance"] + found["linear_distance"]
-    found = found.sort_values("weight")
+    results = pd.DataFrame(rows)
+    results["distance"] = results["log_distance"] + results["linear_distance"]
+    results = results.sort_values("weight")
     cells = params.cells.values()
     sweeps(
-        told.out / "sweep.png",
-        {name: of.to_dict("list") for name, of in found.groupby("regulariser")},
+        arguments.out / "sweep.png",
+        {name: group.to_dict("list") for name, group in results.groupby("regulariser")},
         {cell.regulariser: cell.weight for cell in cells},
         params.model.latent_dim,
     )

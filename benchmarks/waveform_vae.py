@@ -1,4 +1,6 @@
-"""What VAE 1 was before: a VAE of waveforms, by sub-bands or, with one band, the brief's plain one.
+"""The former audio VAE: a VAE of waveforms, by sub-bands or, with one band, of plain samples.
+
+The plain one is that of Demerlé & Caillon, A hierarchical approach to techno loop generation.
 
 loop -> filter bank -> strided convolutions -> (mu, sigma)
 z -> sub-pixel up-sampling -> waveform x loudness + shaped noise, by sub-band -> loop
@@ -40,16 +42,16 @@ class WaveformVAE(nn.Module):
         """Posterior of loops `(b, samples)`: mean and deviation, `(b, c, frames)`."""
         return self.encoder(self.filter_bank.analyse(x))
 
-    def decode(self, z: Tensor, draw: torch.Generator | None = None) -> Tensor:
+    def decode(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Loops of latents."""
         bands = self.filter_bank.bands
-        draw = draw or torch.Generator().manual_seed(0)
-        noise = torch.randn(len(z), bands, z.shape[-1] * 128 // bands, generator=draw)
+        generator = generator or torch.Generator().manual_seed(0)
+        noise = torch.randn(len(z), bands, z.shape[-1] * 128 // bands, generator=generator)
         return self.filter_bank.synthesise(self.decoder(z, noise))
 
 
 class Encoder(nn.Module):
-    """Sub-bands to a posterior: residual blocks, halving the rate as often as it takes."""
+    """Sub-bands to a posterior: residual blocks, each level at half the rate."""
 
     def __init__(self, bands: int, widths: list[int], blocks: int, latent_dim: int) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to sub-bands: waveform x loudness, plus noise with a loudness of its own."""
+    """Latents to sub-bands: waveform times loudness, plus noise times its own loudness."""
 
     def __init__(self, bands: int, widths: list[int], blocks: int, latent_dim: int) -> None:
         super().__init__()

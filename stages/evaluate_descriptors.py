@@ -13,7 +13,9 @@ def main(cell: str) -> None:
     params = load_params()
     section, folder = params.evaluate_descriptors, f"reports/descriptors/{cell}"
     inputs = ["data/loops", f"data/latents/{cell}"]
-    with track(f"evaluate_descriptors@{cell}", params.logged("evaluate_descriptors"), inputs) as run:
+    with track(
+        f"evaluate_descriptors@{cell}", params.logged("evaluate_descriptors"), inputs
+    ) as run:
         loops, latents = LoopDataset(inputs[0], "test"), LatentDataset(inputs[1], "test")
         evaluation = evaluate_descriptors(
             loops,

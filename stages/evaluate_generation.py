@@ -1,4 +1,4 @@
-"""What a cell generates, held against real loops."""
+"""What a cell generates, compared with real loops."""
 
 from stages import run_stage
 from techloop.params import load_params
@@ -15,17 +15,18 @@ def main(cell: str) -> None:
     section, folder = params.evaluate_generation, f"reports/generation/{cell}"
     inputs = ["data/loops", f"data/latent_vae/{cell}"]
     with track(f"evaluate_generation@{cell}", params.logged("evaluate_generation"), inputs) as run:
-        metrics = evaluate_generation(
-            Instrument.load(inputs[1]),
+        instrument = Instrument.load(inputs[1])
+        evaluation = evaluate_generation(
+            instrument,
             LoopDataset(inputs[0], "train"),
             LoopDataset(inputs[0], "test"),
-            folder,
             loops_used=section.loops,
             seeds=section.seeds,
             examples=section.examples,
             seed=params.seed,
         )
-        run.log(metrics)
+        evaluation.write(folder, instrument.grid)
+        run.log(evaluation.metrics)
         run.artifacts(folder)
 
 

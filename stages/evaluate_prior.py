@@ -1,4 +1,4 @@
-"""What an audio VAE plays without the second level."""
+"""What an audio VAE plays without a latent VAE."""
 
 from stages import run_stage
 from techloop.params import load_params
@@ -16,16 +16,16 @@ def main(cell: str) -> None:
     inputs = ["data/loops", f"data/audio_vae/{cell}"]
     with track(f"evaluate_prior@{cell}", params.logged("evaluate_prior"), inputs) as run:
         train = LoopDataset(inputs[0], "train")
-        metrics = evaluate_prior(
+        evaluation = evaluate_prior(
             AudioVAE.load(inputs[1], train.grid),
             train,
             LoopDataset(inputs[0], "test"),
-            folder,
             loops_used=section.loops,
             examples=section.examples,
             seed=params.seed,
         )
-        run.log(metrics)
+        evaluation.write(folder, train.grid)
+        run.log(evaluation.metrics)
         run.artifacts(folder)
 
 

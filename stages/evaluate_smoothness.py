@@ -1,4 +1,4 @@
-"""How smoothly loudness and brightness move along paths in a cell's top space."""
+"""How smoothly loudness and brightness change along paths in a cell's latent space."""
 
 from stages import run_stage
 from techloop.params import load_params
@@ -15,15 +15,16 @@ def main(cell: str) -> None:
     section, folder = params.evaluate_smoothness, f"reports/smoothness/{cell}"
     inputs = ["data/loops", f"data/latent_vae/{cell}"]
     with track(f"evaluate_smoothness@{cell}", params.logged("evaluate_smoothness"), inputs) as run:
-        metrics = evaluate_smoothness(
-            Instrument.load(inputs[1]),
+        instrument = Instrument.load(inputs[1])
+        evaluation = evaluate_smoothness(
+            instrument,
             LoopDataset(inputs[0], "test"),
-            folder,
             paths=section.paths,
             points=section.points,
             seed=params.seed,
         )
-        run.log(metrics)
+        evaluation.write(folder, instrument.grid)
+        run.log(evaluation.metrics)
         run.artifacts(folder)
 
 

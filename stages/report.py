@@ -1,4 +1,4 @@
-"""Everything the stages left behind, on one page: reports/index.html and reports/metrics.json."""
+"""Everything the stages left behind, on one page, with its metrics and pictures."""
 
 from pathlib import Path
 
@@ -9,26 +9,22 @@ from techloop.tracking.run import track
 
 def main() -> None:
     """Collect reports/ and data/ into the page."""
-    from techloop.reporting.page import STAGES, stages_before, write_report
+    from techloop.reporting.cells import STAGES, CellNames
+    from techloop.reporting.exhibits.by_stage import EXHIBITS
+    from techloop.reporting.page import write_report
+    from techloop.reporting.runs import stages_before
 
     params, reports = load_params(), Path("reports")
-    cells = {
+    cells: CellNames = {
         "audio": list(params.train_audio_vae.cells),
         "latent": list(params.train_latent_vae.cells),
     }
-    read = [f"{folder}/{name}" for vae, folder in STAGES.values() if folder for name in cells[vae]]
+    read = [f"{s.folder}/{name}" for s in STAGES.values() if s.folder for name in cells[s.vae]]
     inputs = [path for path in ("data/loops", *read) if Path(path).exists()]
-    before = stages_before(cells["audio"], cells["latent"])
-    with track("report", {"cells": cells}, inputs, collects=before) as run:
-        write_report(
-            reports,
-            Path("data"),
-            reports,
-            audio_cells=cells["audio"],
-            latent_cells=cells["latent"],
-        )
-        run.artifacts(reports / "index.html")
-        run.artifacts(reports / "metrics.json")
+    with track("report", {"cells": cells}, inputs, collects=stages_before(cells)) as run:
+        write_report(reports, Path("data"), reports, cells=cells, exhibits=EXHIBITS)
+        for name in ("index.html", "metrics.json", "figures"):
+            run.artifacts(reports / name)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One run of the study: a VAE 2 of a regulariser, objective, length and seed, and its measures."""
+"""One run of the study: a latent VAE of a regulariser, objective, length and seed, measured."""
 
 import os
 
@@ -11,6 +11,8 @@ def main(regulariser: str, objective: str, length: str, seed: str) -> None:
     """Write reports/study/runs/<regulariser>-<objective>-<length>-<seed>.json."""
     from techloop.artifacts import write_json
     from techloop.evaluation.study import run_of_study, study_training
+    from techloop.metric import as_json
+    from techloop.training.distributed import launch_fabric
 
     os.environ.pop("TECHLOOP_DEVICES", None)  # many small trainings: each is for one device
     params = load_params()
@@ -20,10 +22,13 @@ def main(regulariser: str, objective: str, length: str, seed: str) -> None:
         {"regulariser": regulariser, "objective": objective, "length": length}
     )
     inputs = [f"data/latents/{regulariser}", "data/loops"]
-    told = {**cell.model_dump(), "seed": int(seed), **training.model_dump(exclude={"cells"})}
-    with track(f"study@{name}", told, inputs) as run:
-        found = run_of_study(
-            *inputs,
+    keys = {**cell.model_dump(), "seed": int(seed)}
+    logged = {**keys, **training.model_dump(exclude={"cells"})}
+    with track(f"study@{name}", logged, inputs) as run:
+        metrics = run_of_study(
+            inputs[0],
+            inputs[1],
+            launch_fabric(),
             params=training,
             cell=cell,
             smoothness=params.evaluate_smoothness,
@@ -31,8 +36,8 @@ def main(regulariser: str, objective: str, length: str, seed: str) -> None:
             seed=int(seed),
             log=run.log,
         )
-        write_json(f"reports/study/runs/{name}.json", found)
-        run.log({key: value for key, value in found.items() if isinstance(value, float)})
+        write_json(f"reports/study/runs/{name}.json", {**keys, "metrics": as_json(metrics)})
+        run.log(metrics)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table and the figure of the study, of the runs that params.yaml names."""
+"""The table and the figure of the study, from the runs that params.yaml names."""
 
 from itertools import product
 from pathlib import Path
@@ -10,7 +10,7 @@ from techloop.tracking.run import track
 
 def main() -> None:
     """Write reports/study/summary."""
-    from techloop.evaluation.study import report_study
+    from techloop.reporting.study_table import report_study
 
     study, folder = load_params().study, Path("reports/study/runs")
     cells = product(study.regulariser, study.objective, study.length, study.seed)

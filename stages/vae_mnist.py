@@ -1,21 +1,24 @@
-"""The study of VAEs on images: notebooks/vae_mnist.ipynb, run and laid out as one page."""
+"""VAEs on images: notebooks/vae_mnist.ipynb, run and written as one page."""
 
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stages import run_stage
 from techloop.params import load_params
 from techloop.tracking.run import track
 
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
-MISTAKES = ("FileNotFoundError", "ValueError")  # of a person, as `images.py` raises them
+USER_ERRORS = ("FileNotFoundError", "ValueError")  # what `images.py` raises for a user's mistake
 FOLDER = Path(__file__).parent.parent / "notebooks"
 
 
-def laid_out(notebook: Any) -> str:
-    """A notebook as a page that fetches nothing: formulas as MathML, pictures and styles inside."""
+def as_page(notebook: "NotebookNode") -> str:
+    """A notebook as HTML that fetches nothing: formulas as MathML, pictures and styles inside."""
     from latex2mathml.converter import convert
     from nbconvert import HTMLExporter
 
@@ -42,7 +45,7 @@ def main() -> None:
 
     section, page = load_params().vae_mnist, Path("reports/vae_mnist.html")
     os.environ["TECHLOOP_IMAGES"] = section.path
-    os.environ.pop("TECHLOOP_QUICK", None)  # a rehearsal is no result
+    os.environ.pop("TECHLOOP_QUICK", None)  # a quick run has no results
     notebook = nbformat.read(FOLDER / "vae_mnist.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     with track("vae_mnist", section) as run, tqdm(total=len(code), unit=" cells") as bar:
@@ -55,10 +58,10 @@ def main() -> None:
         try:
             client.execute()
         except CellExecutionError as error:
-            if error.ename in MISTAKES:
+            if error.ename in USER_ERRORS:
                 raise ValueError(error.evalue) from None
             raise
-        atomic_write(page, laid_out(notebook))
+        atomic_write(page, as_page(notebook))
         run.artifacts(page)
 
 

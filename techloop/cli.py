@@ -223,13 +223,13 @@ def doctor(
 ) -> None:
     """Check the machine, settings, data and models; exit code 1 if there are problems."""
     with _errors_as_text("pipeline"):
-        from techloop.pipeline.doctor import examine
+        from techloop.pipeline.doctor import run_checks
 
-        findings = examine(folder.resolve())
+        findings = run_checks(folder.resolve())
     for finding in findings:
-        typer.echo(f"{finding.level:8} {finding.about}: {finding.told}")
-        if finding.do:
-            typer.echo(f"{'':8} -> {finding.do}")
+        typer.echo(f"{finding.level:8} {finding.about}: {finding.message}")
+        if finding.remedy:
+            typer.echo(f"{'':8} -> {finding.remedy}")
     problems = sum(finding.level == "problem" for finding in findings)
     typer.echo(f"\nproblems: {problems}" if problems else "\nAll is well.")
     if problems:

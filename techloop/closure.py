@@ -10,95 +10,143 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent  # holds the packages `techloop` and `stages`
 PACKAGES = ("techloop", "stages")
-# Modules that hand no value to an output: they start, parse and record a stage. What may be imported
-# from them is checked (tests/test_closure.py), so that no constant hides in one.
-NO_OUTPUT = frozenset(
-    {"stages", "techloop", "techloop.allocator", "techloop.closure", "techloop.params"}
-)
-NO_OUTPUT_PACKAGES = ("techloop.tracking",)
+# Modules that start, configure or record a stage, with the names that hand no value to its output.
+# Whoever imports these names does not depend on the module; any other name counts like any import.
+# From params.py, these are `load_params` and the classes: it holds types and bounds, but no value
+# that an output depends on, which tests/test_closure.py checks.
+NO_OUTPUT: dict[str, frozenset[str]] = {
+    "stages": frozenset({"run_stage"}),
+    "techloop": frozenset(),
+    "techloop.allocator": frozenset({"keep_freed_memory"}),
+    "techloop.closure": frozenset({"code_fingerprint"}),
+    "techloop.params": frozenset({"load_params"}),
+    "techloop.rank": frozenset({"is_rank_zero"}),
+    "techloop.tracking.run": frozenset({"Run", "track"}),
+}
+DYNAMIC = ("import_module", "__import__")
 
 
 def module_file(module: str, top: Path = TOP) -> Path | None:
-    """The file of a module of ours; None where there is none of that name."""
+    """The file of a module of `techloop` or `stages`; None if it does not exist."""
     base = top.joinpath(*module.split("."))
     return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
 
 
 def imported_modules(file: Path, top: Path = TOP) -> set[str]:
-    """Modules of ours that running a file may import, lazily or not, with the packages around them.
+    """Modules of ours that what a file computes depends on: those it imports, lazily or not.
 
-    What is imported for type checkers alone does not count: it is never run.
+    Packages around them count too, as importing runs their `__init__.py`. Names of `NO_OUTPUT` and
+    what is imported for type checkers alone do not count.
+
+    Raises:
+        ValueError: a relative import, or one by a computed name, in a file of ours: it cannot be
+            followed.
     """
-    found = set()
-    for node in _run_nodes(ast.parse(file.read_text(encoding="utf-8"))):
+    modules: set[str] = set()
+    for node in _import_nodes(file.read_text(encoding="utf-8")):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if parts[0] in PACKAGES:
-                prefixes = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
-                found |= {prefix for prefix in prefixes if module_file(prefix, top)}
-    return found
+            for alias in node.names:
+                modules |= _with_packages(alias.name, top)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                modules |= _source_of(node.module, alias.name, top)
+        elif file.is_relative_to(top):
+            raise ValueError(
+                f"{file}:{node.lineno}: write `from module import name` with the whole name of the "
+                "module; relative imports and computed names cannot be followed"
+            )
+    return modules
 
 
 def closure(start: Iterable[Path | str], top: Path = TOP) -> list[Path]:
     """All files that an output of some code depends on, themselves included, sorted.
 
-    Left out are `NO_OUTPUT` modules with what only they import, and packages' `__init__.py` that
-    hold no code.
+    Left out are packages' `__init__.py` that hold no code.
 
     Args:
         start: files, or modules by name.
         top: of the checkout.
 
     Raises:
-        ValueError: there is no module of a name.
+        ValueError: a module does not exist, or see `imported_modules`.
     """
     files: set[Path] = set()
-    waiting = list(start)
-    while waiting:
-        place = waiting.pop()
-        if isinstance(place, str) and _changes_no_output(place):
-            continue
+    pending = list(start)
+    while pending:
+        place = pending.pop()
         file = place if isinstance(place, Path) else module_file(place, top)
         if file is None:
-            raise ValueError(f"there is no module {place} below {top}")
+            raise ValueError(f"module {place} does not exist below {top}")
         if file not in files:
             files.add(file)
-            waiting += sorted(imported_modules(file, top))
-    return sorted(file for file in files if _code(file))
+            pending += sorted(imported_modules(file, top))
+    return sorted(file for file in files if _code(file.read_text(encoding="utf-8")))
 
 
-@functools.cache  # what this process runs, though a file be edited meanwhile
-def code_fingerprint(*modules: str) -> str:
-    """SHA-256 over the code that what these modules make depends on; 16 hex digits.
+@functools.cache  # of the code that this process runs, even if a file is edited meanwhile
+def code_fingerprint(*modules: str, top: Path = TOP) -> str:
+    """SHA-256 over the closure of some modules, as 16 hex digits; it changes with their outputs.
 
-    Comments, docstrings and layout do not count: a checkpoint outlives a change of words.
+    Comments, docstrings and layout do not count: a checkpoint survives a change of words.
 
     Args:
-        modules: by name; one that is not of this repository (a user's own source of audio) counts
-            by its file.
+        modules: by name; one from outside the repository (a user's own source of audio) is found
+            among the loaded modules.
+        top: of the checkout.
     """
-    files = closure(
-        [module_file(module) or Path(inspect.getfile(sys.modules[module])) for module in modules]
-    )
+    start = [module_file(m, top) or Path(inspect.getfile(sys.modules[m])) for m in modules]
+    files = closure(start, top)
     total = hashlib.sha256()
     for file in files:
-        name = file.relative_to(TOP).as_posix() if file.is_relative_to(TOP) else file.name
-        total.update(f"{name} {hashlib.sha256(_code(file).encode()).hexdigest()}\n".encode())
+        name = file.relative_to(top).as_posix() if file.is_relative_to(top) else file.name
+        code = _code(file.read_text(encoding="utf-8"))
+        total.update(f"{name} {hashlib.sha256(code.encode()).hexdigest()}\n".encode())
     return total.hexdigest()[:16]
 
 
-def _changes_no_output(module: str) -> bool:
-    return module in NO_OUTPUT or any(f"{module}.".startswith(f"{p}.") for p in NO_OUTPUT_PACKAGES)
+def _source_of(module: str, name: str, top: Path) -> set[str]:
+    """The modules that `from module import name` makes one depend on."""
+    if module_file(f"{module}.{name}", top):
+        return _with_packages(f"{module}.{name}", top)
+    if module in NO_OUTPUT:
+        allowed = name in NO_OUTPUT[module]
+        if allowed or (module == "techloop.params" and name in _classes(module_file(module, top))):
+            return set()
+    return _with_packages(module, top)
+
+
+def _with_packages(module: str, top: Path) -> set[str]:
+    """A module and the packages around it; nothing for a library."""
+    parts = module.split(".")
+    if parts[0] not in PACKAGES:
+        return set()
+    around = (".".join(parts[:n]) for n in range(1, len(parts)))
+    packages = {name for name in around if name not in NO_OUTPUT}
+    return {name for name in {*packages, module} if module_file(name, top)}
+
+
+def _classes(file: Path | None) -> set[str]:
+    assert file
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+@functools.cache
+def _import_nodes(source: str) -> list[ast.Import | ast.ImportFrom | ast.Name | ast.Attribute]:
+    """Imports of a module's source, and names of functions that import by a computed name."""
+    nodes: list[ast.Import | ast.ImportFrom | ast.Name | ast.Attribute] = []
+    for node in _run_nodes(ast.parse(source)):
+        if (
+            isinstance(node, ast.Import | ast.ImportFrom)
+            or (isinstance(node, ast.Name) and node.id in DYNAMIC)
+            or (isinstance(node, ast.Attribute) and node.attr in DYNAMIC)
+        ):
+            nodes.append(node)
+    return nodes
 
 
 def _run_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and all within it, without blocks for type checkers."""
+    """A node and all within it, except blocks for type checkers."""
     yield node
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
@@ -109,9 +157,9 @@ def _run_nodes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 @functools.cache
-def _code(file: Path) -> str:
-    """A file's code in one notation, without comments and docstrings; empty where there is none."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+def _code(source: str) -> str:
+    """Code in one notation, without comments and docstrings; empty if there is none."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):

@@ -119,34 +119,38 @@ def by_name(*measurements: Measurement) -> dict[str, Measurement]:
     Raises:
         ValueError: two have one name.
     """
-    found: dict[str, Measurement] = {}
+    named: dict[str, Measurement] = {}
     for measurement in measurements:
-        if measurement.metric.name in found:
+        if measurement.metric.name in named:
             raise ValueError(f"metric {measurement.metric.name} is measured twice")
-        found[measurement.metric.name] = measurement
-    return found
+        named[measurement.metric.name] = measurement
+    return named
 
 
-def write_metrics(path: Path, measurements: Measurements) -> None:
-    """Write measurements as JSON: by name, each with label, unit, direction, value, baselines."""
-    content: dict[str, Any] = {}
+def as_json(measurements: Measurements) -> dict[str, dict[str, object]]:
+    """Measurements as JSON takes them: by name, with label, unit, direction, value, baselines."""
+    content: dict[str, dict[str, object]] = {}
     for name, m in measurements.items():
-        entry = {"label": m.metric.label, "unit": m.metric.unit, "better": m.metric.better}
-        entry |= {"value": m.value}
+        entry: dict[str, object] = {"label": m.metric.label, "unit": m.metric.unit}
+        entry |= {"better": m.metric.better, "value": m.value}
         entry |= {"interval": list(m.interval)} if m.interval else {}
         entry |= {"baselines": dict(m.baselines)} if m.baselines else {}
         content[name] = entry
-    write_json(path, content)
+    return content
 
 
-def read_metrics(path: Path) -> dict[str, Measurement]:
-    """Measurements as `write_metrics` wrote them; null becomes NaN.
+def from_json(content: Mapping[str, Any], path: Path) -> dict[str, Measurement]:
+    """Measurements from what `as_json` made; null becomes NaN.
+
+    Args:
+        content: as read.
+        path: the file it was read from, for errors.
 
     Raises:
-        ValueError: the file is not there, damaged, or of an older version.
+        ValueError: it is damaged, or of an older version.
     """
-    found = {}
-    for name, entry in read_json(path).items():
+    measurements = {}
+    for name, entry in content.items():
         if not isinstance(entry, dict) or not {"label", "unit", "better", "value"} <= entry.keys():
             raise ValueError(
                 f"{path}: `{name}` has no label, unit and direction; the file is of an older "
@@ -156,8 +160,22 @@ def read_metrics(path: Path) -> dict[str, Measurement]:
         metric = Metric(name, entry["label"], entry["unit"], entry["better"], tuple(baselines))
         interval = entry.get("interval")
         ends = (_number(interval[0]), _number(interval[1])) if interval else None
-        found[name] = Measurement(metric, _number(entry["value"]), ends, baselines)
-    return found
+        measurements[name] = Measurement(metric, _number(entry["value"]), ends, baselines)
+    return measurements
+
+
+def write_metrics(path: Path, measurements: Measurements) -> None:
+    """Write measurements as JSON, see `as_json`."""
+    write_json(path, as_json(measurements))
+
+
+def read_metrics(path: Path) -> dict[str, Measurement]:
+    """Measurements as `write_metrics` wrote them; null becomes NaN.
+
+    Raises:
+        ValueError: the file is not there, damaged, or of an older version.
+    """
+    return from_json(read_json(path), path)
 
 
 def flat_metrics(measurements: Measurements) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A small world that tests share: loops on the grid, and a briefly trained VAE of each level."""
+"""A small world that tests share: loops on the grid, an audio VAE and a latent VAE of them."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,17 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
-LONG = ("test_pipeline.py", "test_tracking.py", "test_parallel.py", "test_flow.py")
+LONG = (
+    "test_pipeline.py",
+    "test_outbox.py",
+    "test_tracking.py",
+    "test_parallel.py",
+    "test_flow.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take minutes come first, or one process would be at them when all else is done."""
+    """Files that take minutes run first: at the end, one worker would be busy alone."""
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
@@ -27,8 +33,8 @@ def loops_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "loops"
     loops = small_params().prepare_loops.synth.loops
     checkpoints = folder.parent / "checkpoints"
-    told = preparation() | {"checkpoints": checkpoints, "workers": 0}
-    prepare_loops(SynthSource(GRID, loops, 0), folder, GRID, recipe(), **told)
+    arguments = preparation() | {"checkpoints": checkpoints, "workers": 0}
+    prepare_loops(SynthSource(GRID, loops, 0), folder, GRID, recipe(), **arguments)
     return folder
 
 
@@ -44,7 +50,7 @@ def audio_vae_folder(loops_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def latents_folder(loops_folder: Path, audio_vae_folder: Path) -> Path:
-    """`data/latents/kl` of them."""
+    """`data/latents/kl` of these loops and this audio VAE."""
     from techloop.training.latents import extract_latents
     from tests.helpers.params import small_params
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from techloop.artifacts import read_json, write_json
-from tests.test_report import CELLS, EVALUATED, build, make_finished
+from techloop.artifacts import write_json
+from tests.helpers.report import CELLS, EVALUATED, build, make_finished, write_study_metrics
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -35,7 +35,7 @@ MORE = {  # cells besides those of the finished world: their length, and a ratio
     "kl-mean-60": (60, 10.25),
     "wae-mean-1": (1, math.nan),
 }
-# Every sound that starts is noted; the page does not know.
+# Records every sound that starts, unknown to the page.
 LISTEN = """
 window.started = [];
 window.encoded = (samples) => new Uint8Array(samples.buffer).toBase64();
@@ -50,8 +50,8 @@ AudioBufferSourceNode.prototype.start = function (...when) {
   return start.apply(this, when);
 };
 """
-HEARD = "() => { const { buffer, ...rest } = started.at(-1); return rest; }"
-# The same as an offline context plays it, in twice its time.
+PLAYED = "() => { const { buffer, ...rest } = started.at(-1); return rest; }"
+# The last sound as an offline context plays it, over twice its length.
 RENDER = """async () => {
   const { buffer, loop, loopStart, loopEnd } = started.at(-1);
   const context = new OfflineAudioContext(1, 2 * buffer.length, buffer.sampleRate);
@@ -107,15 +107,14 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ratios[cell] = ratio
     for cell, ratio in ratios.items():
         file = top / "reports" / "smoothness" / cell / "metrics.json"
-        known = read_json(file) if file.is_file() else {}
-        write_json(file, known | {"perceptual_path_ratio": ratio})
+        write_study_metrics(file, "evaluate_smoothness", perceptual_path_ratio=ratio)
     build(top, latent_cells=list(ratios))
     return top / "reports" / "index.html"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+    program = next((path for name in PROGRAMS if (path := shutil.which(name))), None)
     if not program:
         pytest.skip("no browser: `apt install chromium`, as .ci/run does")
     with sync_playwright() as playwright:
@@ -125,13 +124,13 @@ def browser() -> Iterator[Browser]:
 
 
 class Opened:
-    """A page that is open, with what it complained of and what it asked for."""
+    """A page that is open, with what it logged and requested."""
 
     def __init__(self, context: BrowserContext, file: Path) -> None:
         self.page: Page = context.new_page()
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        self.page.on("console", lambda said: self.complaints.append(f"{said.type}: {said.text}"))
+        self.page.on("console", lambda line: self.complaints.append(f"{line.type}: {line.text}"))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(file.as_uri())
@@ -152,7 +151,7 @@ def opened(browser: Browser, page_file: Path) -> Iterator[Opened]:
     context.close()
 
 
-def test_nothing_is_fetched_and_nothing_complained_of(opened: Opened, page_file: Path) -> None:
+def test_nothing_is_fetched_and_nothing_is_logged(opened: Opened, page_file: Path) -> None:
     opened.page.wait_for_load_state("networkidle")
     assert [u for u in opened.requests if not u.startswith("data:")] == [page_file.as_uri()]
     assert opened.complaints == []
@@ -163,15 +162,15 @@ def test_the_policy_of_the_page_forbids_requests(browser: Browser, page_file: Pa
     page = Opened(context, page_file).page
     forbidden = page.evaluate(
         """async () => {
-          const found = [];
-          const note = (event) => found.push(event.effectiveDirective);
+          const directives = [];
+          const note = (event) => directives.push(event.effectiveDirective);
           document.addEventListener("securitypolicyviolation", note);
           await fetch("https://localhost:1/").catch(() => {});
           const image = new Image();
           const failed = new Promise((done) => (image.onerror = done));
           image.src = "https://localhost:1/x";
           await failed;
-          return found;
+          return directives;
         }"""
     )
     assert forbidden == ["connect-src", "img-src"]
@@ -215,12 +214,12 @@ def test_a_chart_names_the_nearest_point(opened: Opened) -> None:
     page.locator("#audio-vae .vega").first.hover(position={"x": 200, "y": 60})
     tooltip = page.locator("#vg-tooltip-element.visible")
     tooltip.wait_for()
-    said = tooltip.inner_text()
-    assert "undefined" not in said
-    assert said.split("\n")[0] in {
+    text = tooltip.inner_text()
+    assert "undefined" not in text
+    assert text.split("\n")[0] in {
         f"{c}, {s}" for c in ("kl", "wae") for s in ("training", "validation")
     }
-    assert "loops seen" in said
+    assert "loops seen" in text
     page.mouse.move(0, 0)
 
 
@@ -257,36 +256,38 @@ def test_every_player_plays_its_file_to_the_sample(opened: Opened, page_file: Pa
         button.dispatch_event("click")
         assert button.get_attribute("aria-pressed") == "true"
         assert page.locator("button[aria-pressed=true][data-sound]").count() == 1, "one at a time"
-        heard = page.evaluate(HEARD)
+        played = page.evaluate(PLAYED)
         stage, rest = (button.get_attribute("data-sound") or "").split("-", 1)
+        folder = page_file.parent / stage.removeprefix("evaluate_")
         cell = next(cell for cell in CELLS if rest.startswith(cell))
         name = rest.removeprefix(cell + "-").removesuffix("-wav") + ".wav"
-        with wave.open(str(page_file.parent / stage / cell / name)) as file:
+        with wave.open(str(folder / cell / name)) as file:
             rate, frames = file.getframerate(), file.getnframes()
             samples = np.frombuffer(file.readframes(frames), "<i2") / 32768
-        assert (heard["rate"], heard["context"], heard["channels"]) == (rate, rate, 1)
-        assert heard["when"] == [], "at once, from the first sample"
-        np.testing.assert_array_equal(decoded(heard["samples"]), samples)
+        assert (played["rate"], played["context"], played["channels"]) == (rate, rate, 1)
+        assert played["when"] == [], "at once, from the first sample"
+        np.testing.assert_array_equal(decoded(played["samples"]), samples)
         assert np.sqrt(np.mean(np.square(samples))) > 0.01
-        assert heard["loop"] == (button.get_attribute("data-loop") == "1")
+        assert played["loop"] == (button.get_attribute("data-loop") == "1")
         # From the first sample to the last: no points set are those of the whole buffer.
-        assert (heard["loopStart"], heard["loopEnd"]) == (0, 0)
+        assert (played["loopStart"], played["loopEnd"]) == (0, 0)
     buttons[-1].click()
     assert page.locator("button[aria-pressed=true][data-sound]").count() == 0
 
 
-def test_a_loop_goes_on_and_a_piece_ends(browser: Browser, page_file: Path) -> None:
+def test_a_loop_repeats_and_a_piece_ends(browser: Browser, page_file: Path) -> None:
     context = browser.new_context()
     context.add_init_script(LISTEN)
     page = Opened(context, page_file).page
     for sound, loops in (
-        ("generation-kl-mean-16-loop-0-wav", True),
-        ("smoothness-kl-mean-16-morph-wav", False),
+        ("evaluate_generation-kl-mean-16-loop-0-wav", True),
+        ("evaluate_smoothness-kl-mean-16-morph-wav", False),
     ):
         page.locator(f"[data-sound={sound}]").dispatch_event("click")
-        samples, heard = decoded(page.evaluate(HEARD)["samples"]), decoded(page.evaluate(RENDER))
-        np.testing.assert_array_equal(heard[: samples.size], samples)
-        np.testing.assert_array_equal(heard[samples.size :], samples if loops else 0 * samples)
+        samples = decoded(page.evaluate(PLAYED)["samples"])
+        rendered = decoded(page.evaluate(RENDER))
+        np.testing.assert_array_equal(rendered[: samples.size], samples)
+        np.testing.assert_array_equal(rendered[samples.size :], samples if loops else 0 * samples)
     context.close()
 
 
@@ -308,7 +309,7 @@ def test_the_table_sorts_by_number_both_ways(opened: Opened) -> None:
     page = opened.page
     heads = page.locator(".sortable th[scope=col]").all()
     at = {re.split("[\xa0\n]", head.inner_text())[0]: i for i, head in enumerate(heads)}
-    ratio, length, name = at["Perceptual path ratio"], at["Points a loop"], at["Cell"]
+    ratio, length, name = at["Perceptual path ratio"], at["Points per loop"], at["Cell"]
     none: list[str | None] = [None] * len(heads)
     assert sorts(page) == none
 

@@ -1,4 +1,4 @@
-"""The check runs every stage, says what it would cost, and leaves nothing behind."""
+"""The check runs every stage, prints what it would cost, and leaves no file behind."""
 
 import os
 import re
@@ -10,15 +10,21 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages.check import LITTLE, WORK, _elsewhere, _run, main
+from stages.check import main, run_script
+from techloop.pipeline.check import (
+    COST_DRIVERS,
+    SMOKE_PARAMS,
+    run_metered,
+    temporary_workplace,
+)
 from tests.helpers.params import ROOT, small_params
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
 
-def test_every_stage_is_known_to_it() -> None:
-    assert {stage for stage in STAGES if not stage.startswith("train_")} == set(WORK)
-    assert set(STAGES) - {"report"} == set(LITTLE)
+def test_every_stage_has_small_sizes_and_a_cost() -> None:
+    assert {stage for stage in STAGES if not stage.startswith("train_")} == set(COST_DRIVERS)
+    assert set(STAGES) - {"report"} == set(SMOKE_PARAMS)
 
 
 @pytest.mark.ci
@@ -46,21 +52,21 @@ def test_one_step_of_every_stage(tmp_path: Path) -> None:
     # Such a batch is more than a card of 1 GB has.
     assert ended.returncode == 1
     assert re.match(
-        r"check: train_audio_vae@kl takes about [\d.]+ GB, and of 1 GB 90% can be had", ended.stderr
+        r"check: train_audio_vae@kl takes about [\d.]+ GB, and 90% of 1 GB are usable", ended.stderr
     )
 
 
 @pytest.mark.parametrize("wrong", ["much", "0", "-8"])
 def test_a_wrong_number_is_refused(wrong: str) -> None:
-    with pytest.raises(ValueError, match=f"'{wrong}' is no whole number of GB"):
+    with pytest.raises(ValueError, match=f"GB must be a positive whole number.* got '{wrong}'"):
         main(wrong)
 
 
-def test_what_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stage_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     here, before = Path.cwd(), dict(os.environ)
-    with _elsewhere(small_params().model_dump()):
+    with temporary_workplace(small_params().model_dump()):
         assert "MLFLOW_TRACKING_URI" not in os.environ, "its runs would go to a server"
         with pytest.raises(ValueError, match=r"^train_audio_vae@kl: data/loops is not there"):
-            _run("train_audio_vae", ("kl",))
+            run_metered("train_audio_vae", ("kl",), run_script)
     assert (Path.cwd(), dict(os.environ)) == (here, before)

@@ -1,7 +1,12 @@
-"""The templates of cluster/ say what Prefect can read, and agree with one another."""
+"""The templates of cluster/ are valid for Prefect, agree with one another, and the image works."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+import sysconfig
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -17,7 +22,7 @@ README = (TOP / "cluster" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
-def test_a_deployment_names_the_flow_and_a_pool_that_is_told_how_to_make(name: str) -> None:
+def test_a_deployment_names_the_flow_and_a_pool_that_the_readme_creates(name: str) -> None:
     from prefect.flows import load_flow_from_entrypoint
 
     deployment = DEPLOYMENTS[name]
@@ -40,10 +45,10 @@ def test_prefect_takes_the_template_and_each_of_its_variables_does_something() -
     is_valid_schema(variables)
     used = set(re.findall(r"{{ (\w+) }}", json.dumps(TEMPLATE["job_configuration"])))
     assert used == set(variables["properties"])
-    told = DEPLOYMENTS["kubernetes"]["work_pool"]["job_variables"]
-    assert set(told) <= used
-    assert is_valid(told, variables)
-    assert not is_valid(told | {"gpus": "many"}, variables)
+    given = DEPLOYMENTS["kubernetes"]["work_pool"]["job_variables"]
+    assert set(given) <= used
+    assert is_valid(given, variables)
+    assert not is_valid(given | {"gpus": "many"}, variables)
 
 
 def test_a_job_has_its_gpus_and_what_is_mounted_where_the_image_looks() -> None:
@@ -62,13 +67,84 @@ def test_a_job_has_its_gpus_and_what_is_mounted_where_the_image_looks() -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
 
-    image = (TOP / "cluster" / "Dockerfile").read_text(encoding="utf-8")
-    assert f"WORKDIR {mounts['checkout']}\n" in image
-    assert f"PYTHONPATH={mounts['checkout']} " in image
-    assert "--require-hashes" in image
+    image = dockerfile()
+    assert image["WORKDIR"] == [mounts["checkout"]]
+    assert f"PYTHONPATH={mounts['checkout']}" in image["ENV"][0].split()
     for name in ("docker", "kubernetes"):
         (step,) = DEPLOYMENTS[name]["pull"]
         assert {"directory": mounts["checkout"]} in step.values()
     docker = DEPLOYMENTS["docker"]["work_pool"]["job_variables"]
     assert docker["volumes"][0].endswith(f":{mounts['checkout']}")
     assert f"dvc cache dir --local {mounts['cache']}" in README
+
+
+def dockerfile() -> dict[str, list[str]]:
+    """The Dockerfile's instructions, each with its arguments in order."""
+    text = (TOP / "cluster" / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    instructions: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, arguments = line.partition(" ")
+            instructions.setdefault(name, []).append(arguments)
+    return instructions
+
+
+def test_the_image_installs_the_lock_and_checks_its_hashes() -> None:
+    image = dockerfile()
+    [install] = [command for command in image["RUN"] if "pip install" in command]
+    [source, target] = image["COPY"][0].split()
+    assert (TOP / source).is_file()
+    assert install.split()[-2:] == ["--requirement", f"{target}{source}"]
+    assert "--require-hashes" in install.split()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> dict[str, str]:
+    """The environment of the image: the locked packages and a mounted checkout, not installed."""
+    packages, checkout = tmp_path / "packages", tmp_path / "techloop"
+    packages.mkdir()
+    checkout.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        # An installed techloop, and `.pth` files, which only site-packages would obey.
+        if "techloop" not in path.name and path.suffix != ".pth":
+            (packages / path.name).symlink_to(path)
+    for name in ("techloop", "stages", "cluster", "dvc.yaml", "params.yaml"):
+        (checkout / name).symlink_to(TOP / name)
+    variables = dict(pair.split("=") for pair in dockerfile()["ENV"][0].split())
+    mounted = {"/techloop": str(checkout)}
+    python_path = [mounted[variables.pop("PYTHONPATH")], str(packages)]
+    path = {"PYTHONPATH": os.pathsep.join(python_path), "PATH": os.environ["PATH"]}
+    return variables | path | {"HOME": str(tmp_path), "CHECKOUT": str(checkout)}
+
+
+def test_techloop_and_its_stages_run_in_the_image(image: dict[str, str]) -> None:
+    script = textwrap.dedent("""
+        import importlib, importlib.metadata, pathlib
+        try:
+            importlib.metadata.version("techloop")
+            raise SystemExit("techloop is installed, so this tests nothing")
+        except importlib.metadata.PackageNotFoundError:
+            pass
+        import techloop
+        assert pathlib.Path(techloop.__file__).parent == pathlib.Path.cwd() / "techloop"
+        assert techloop.__version__
+        for file in sorted(pathlib.Path("stages").glob("*.py")):
+            importlib.import_module(f"stages.{file.stem}".removesuffix(".__init__"))
+        from techloop.tracking.provenance import versions
+        assert versions()["techloop"] == techloop.__version__
+        from prefect.flows import load_flow_from_entrypoint
+        import sys
+        print(load_flow_from_entrypoint(sys.argv[1]).name)
+    """)
+    entrypoint = DEPLOYMENTS["docker"]["entrypoint"]
+    # -S: without site-packages, where techloop is installed for the tests.
+    ran = subprocess.run(
+        [sys.executable, "-S", "-c", script, entrypoint],
+        cwd=image["CHECKOUT"],
+        env=image,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "techloop\n"

@@ -1,4 +1,4 @@
-"""What is counted, against closed forms and against PyTorch's own profiler."""
+"""Counted costs against closed forms and against PyTorch's own profiler."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,8 @@ from torch import nn
 from techloop.models.audio_vae import AudioVAE
 from techloop.params import AudioVAECell
 from techloop.pipeline.costs import Card, Cost, Meter, at_batch, metered
-from techloop.training.audio_vae import objective
-from techloop.training.loop import optimizer_of
+from techloop.training.audio_vae import audio_vae_loss
+from techloop.training.optimizer import make_optimizer
 from tests.helpers.params import GRID
 
 SIZES = (1, 2, 3)
@@ -19,12 +19,13 @@ FRAMES = 60
 
 
 def train(regulariser: str, *batches: int) -> None:
-    """A step each of a small VAE 1."""
+    """One step per batch size of a small audio VAE."""
     cell = AudioVAECell(regulariser=regulariser, weight=1, warmup_loops=0, free_nats=0)
     vae = AudioVAE(GRID, latent_dim=8, channels=64, blocks=1)
-    optimizer, draw = optimizer_of(vae, 1e-3), torch.Generator().manual_seed(0)
+    optimizer, generator = make_optimizer(vae, 1e-3), torch.Generator().manual_seed(0)
     for batch in batches:
-        objective(vae, torch.randn(batch, 770, FRAMES), cell, draw, 1)["loss"].backward()
+        spectrum = torch.randn(batch, 770, FRAMES)
+        audio_vae_loss(vae, spectrum, cell, generator, 1)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -60,20 +61,20 @@ def test_flops_of_a_convolution() -> None:
 
 
 @pytest.mark.parametrize("regulariser", ["kl", "wae"])
-def test_three_small_batches_tell_a_larger_one(regulariser: str) -> None:
+def test_three_small_batches_predict_a_larger_one(regulariser: str) -> None:
     (true,) = counted(regulariser, 12).steps
-    found = at_batch(counted(regulariser, *SIZES).steps, SIZES, 12)
-    assert found.cost.flops == pytest.approx(true.cost.flops, rel=1e-3)
-    assert found.cost.moved == pytest.approx(true.cost.moved, rel=0.05)
-    assert found.saved == pytest.approx(true.saved, rel=0.02)
+    predicted = at_batch(counted(regulariser, *SIZES).steps, SIZES, 12)
+    assert predicted.cost.flops == pytest.approx(true.cost.flops, rel=1e-3)
+    assert predicted.cost.moved == pytest.approx(true.cost.moved, rel=0.05)
+    assert predicted.saved == pytest.approx(true.saved, rel=0.02)
     if regulariser == "wae":  # pairs of frames: a straight line would be far off
         small, large = counted(regulariser, 1, 2).steps
         assert small.saved + 11 * (large.saved - small.saved) < 0.7 * true.saved
 
 
 @pytest.mark.parametrize("regulariser", ["kl", "wae"])
-def test_memory_is_about_what_the_profiler_sees(tmp_path: Path, regulariser: str) -> None:
-    found = at_batch(counted(regulariser, *SIZES).steps, SIZES, 12).memory
+def test_predicted_memory_is_near_that_of_the_profiler(tmp_path: Path, regulariser: str) -> None:
+    predicted = at_batch(counted(regulariser, *SIZES).steps, SIZES, 12).memory
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profiler:
@@ -82,10 +83,10 @@ def test_memory_is_about_what_the_profiler_sees(tmp_path: Path, regulariser: str
     profiler.export_chrome_trace(str(trace))
     events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     peak = max(e["args"]["Total Allocated"] for e in events if e["name"] == "[memory]")
-    assert 0.5 < found / peak < 2
+    assert 0.5 < predicted / peak < 2
 
 
-def test_time_is_that_of_the_scarcest() -> None:
+def test_time_is_limited_by_the_scarcest_resource() -> None:
     card = Card(peak_flops=100.0, peak_bytes=10.0, used_flops=0.5, used_bytes=1.0, launch_s=1.0)
     assert card.seconds(Cost(flops=500.0, moved=20.0, operations=3.0)) == 12.0
     assert card.seconds(Cost(flops=50.0, moved=20.0, operations=7.0)) == 7.0

@@ -1,4 +1,4 @@
-"""The flow does what DVC's graph asks for, no more, and says what failed."""
+"""The flow runs what DVC's graph asks for, nothing else, and reports what failed."""
 
 import os
 import signal
@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import stages
-from stages.flow import settled, stages_to_run
+from techloop.pipeline.plan import stages_to_run, stale_stages
+from techloop.pipeline.status import VARIABLE, Outcome, Status, is_transient, read_status
 
 TOP = Path(__file__).resolve().parents[1]
 PIPELINE = """
@@ -29,10 +30,11 @@ stages:
   last: {cmd: cat a.txt b.txt > last.txt, deps: [a.txt, b.txt], outs: [last.txt]}
   aside: {cmd: cp b.txt aside.txt, deps: [b.txt], outs: [aside.txt]}
 """
-# Each line of what happened: a stage, its try, the graphics card it was given, begin and end.
+# Each line of `happened`: a stage, the GPUs it was given, begin and end.
 STAGE = """
 import os, signal, sys, time
 from pathlib import Path
+from stages import run_stage
 
 def wait_for(name):
     end = time.monotonic() + 60
@@ -40,29 +42,33 @@ def wait_for(name):
         assert time.monotonic() < end, f"no {name}: the other one does not run beside this"
         time.sleep(0.05)
 
-name, kind = sys.argv[1:]
-tries = Path(f"tries-{name}")
-tries.write_text((tries.read_text() if tries.exists() else "") + "x")
-begin, again = time.time(), len(tries.read_text()) > 1
-if kind == "meet":
-    Path(f"met-{name}").touch()
-    wait_for("met-left" if name == "right" else "met-right")
-if kind == "slot":
-    time.sleep(4)
-if kind == "wrong" or (kind == "tempfail" and not again):
-    sys.exit(os.EX_TEMPFAIL if kind == "tempfail" else 1)
-if kind == "killed" and not again:
-    os.kill(os.getpid(), signal.SIGKILL)
-if kind == "report":
-    Path("reports/runs").mkdir(parents=True, exist_ok=True)
-    Path("reports/runs/report.json").write_text(Path("record.json").read_text())
-    Path("reports/index.html").write_text("the page")
-else:
-    Path(f"{name}.txt").write_text(name)
-with open("happened", "a") as file:
-    file.write(f"{name} {os.environ['CUDA_VISIBLE_DEVICES']} {begin} {time.time()}\\n")
+def main(name, kind):
+    tries = Path(f"tries-{name}")
+    tries.write_text((tries.read_text() if tries.exists() else "") + "x")
+    begin, again = time.time(), len(tries.read_text()) > 1
+    if kind == "meet":
+        Path(f"met-{name}").touch()
+        wait_for("met-left" if name == "right" else "met-right")
+    if kind == "slot":
+        time.sleep(4)
+    if kind == "wrong":
+        raise ValueError("a mistake in params.yaml")
+    if kind == "offline" and not again:
+        raise ConnectionRefusedError("no server")
+    if kind == "killed" and not again:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "report":
+        Path("reports/runs").mkdir(parents=True, exist_ok=True)
+        Path("reports/runs/report.json").write_text(Path("record.json").read_text())
+        Path("reports/index.html").write_text("the page")
+    else:
+        Path(f"{name}.txt").write_text(name)
+    with open("happened", "a") as file:
+        file.write(f"{name} {os.environ['CUDA_VISIBLE_DEVICES']} {begin} {time.time()}\\n")
+
+run_stage(main)
 """
-RECORD = """{"run_id": "5eed", "experiment_id": "7", "tracking_uri": "https://ml.example.org",
+RECORD = """{"stage": "report", "run_id": "5eed", "experiment_id": "7", "tracking_uri": "https://ml.example.org",
 "wall_s": 2.5, "peak_memory_mb": 300, "commit": "0123456789", "metrics": {"loss": 0.25, "n": null}}
 """
 
@@ -130,34 +136,16 @@ def test_another_pipeline_of_the_repository_is_left_alone(pipeline: Path) -> Non
     assert stages_to_run(pipeline) == {}
 
 
-def test_what_dvc_has_is_settled_without_running_anything(
-    pipeline: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def written() -> dict[str, str]:
-        return {file.name: file.read_text() for file in pipeline.glob("*.txt")}
-
-    assert not settled("first"), "nothing has run yet"
+def test_what_dvc_calls_stale_is_stale(pipeline: Path) -> None:
+    assert stale_stages(pipeline) == {"first", "each@a", "each@b", "last", "aside"}
     dvc("repro", "-q")
-    assert settled("first")
-    was, lock = written(), (pipeline / "dvc.lock").read_text()
+    assert stale_stages(pipeline) == set()
     (pipeline / "in.txt").write_text("2")
-    assert not settled("first"), "new to DVC"
-    assert (pipeline / "dvc.lock").read_text() == lock
-    dvc("repro", "-q")
-
+    assert stale_stages(pipeline) == {"first"}, "what follows is unchanged so far"
     (pipeline / "in.txt").write_text("1")
-    now = written()
-    assert settled("first"), "the run cache has it"
-    assert written() == now | {"first.txt": "1"}
-    assert all(settled(stage) for stage in ("each@a", "each@b", "last", "aside"))
-    assert written() == was
-    assert (pipeline / "dvc.lock").read_text() == lock
-    assert stages_to_run(pipeline) == {}
-    (pipeline / "last.txt").unlink()
-    assert settled("last"), "deleted, and still in the cache"
-    assert written() == was
-    assert not settled("nonsense")
-    assert capfd.readouterr() == ("", "")
+    text = (pipeline / "dvc.yaml").read_text()
+    (pipeline / "dvc.yaml").write_text(text.replace("cat a.txt b.txt", "cat b.txt a.txt"))
+    assert stale_stages(pipeline) == {"last"}, "another command"
 
 
 def test_an_unchanged_pipeline_does_not_start_prefect(pipeline: Path) -> None:
@@ -169,14 +157,15 @@ def test_an_unchanged_pipeline_does_not_start_prefect(pipeline: Path) -> None:
 
 @pytest.fixture
 def busy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One of each kind of stage; all but `same`, `wrong` and what comes after can be made."""
+    """One of each kind of stage; all but `wrong` and the stage after it can be made."""
+    monkeypatch.setenv("PYTHONPATH", str(TOP))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     (folder / "stage.py").write_text(STAGE)
     (folder / "record.json").write_text(RECORD)
     (folder / "in.txt").write_text("1")
     kinds = {
         **{f"slot{i}": "slot" for i in range(4)},
-        **{"left": "meet", "right": "meet", "late": "tempfail", "shot": "killed"},
+        **{"left": "meet", "right": "meet", "late": "offline", "shot": "killed"},
         **{"wrong": "wrong", "locked": "plain"},
     }
     described = ["stages:", "  upper: {cmd: cat in.txt > u.txt, deps: [in.txt], outs: [u.txt]}"]
@@ -218,22 +207,22 @@ def test_a_flow_from_end_to_end(busy: Path) -> None:
                 other.kill()
                 other.wait()
     other.kill()
-    said = "".join(lines)
+    output = "".join(lines)
 
-    # What failed, what that took with it, and nothing else.
+    # What failed, the stage that reads its output, and nothing else.
     assert process.returncode == 1
-    assert "flow: not completed: wrong, after. " in said, said
-    assert "Traceback" not in said
+    assert "flow: not completed: wrong, after. " in output, output
+    assert "Traceback" not in output
     assert set(stages_to_run(busy)) == {"wrong", "after"}
     assert (busy / ".prefect").is_dir(), "Prefect keeps its things inside the repository"
 
-    # Again only where that may help.
+    # A retry only where it may help.
     tries = {file.name[6:]: len(file.read_text()) for file in busy.glob("tries-*")}
     assert (tries["late"], tries["shot"], tries["wrong"], tries["left"]) == (2, 2, 1, 1)
-    assert "it is being blocked by" in said
-    assert tries["locked"] == 1, "the first one did not come so far"
+    assert "it is being blocked by" in output
+    assert tries["locked"] == 1, "DVC did not start the first one"
 
-    # Two with a model at a time, each with a card of its own; the two that waited for one another
+    # Two with a model at a time, each with a GPU of its own; the two that waited for one another
     # met, or they would have failed.
     rows = [line.split() for line in (busy / "happened").read_text().splitlines()]
     slots = [(float(a), float(b), card) for name, card, a, b in rows if name.startswith("slot")]
@@ -245,22 +234,22 @@ def test_a_flow_from_end_to_end(busy: Path) -> None:
     assert any(len(cards) > 1 for cards in beside)
     assert {card for name, card, *_ in rows if name == "left"} == {"3,5"}
 
-    # `upper` ran and wrote what was there before, so that `same` was no process.
-    assert "Task run 'upper' - Running stage 'upper'" in said
-    assert "Task run 'same' - Up to date" in said
-    assert "didn't change" not in said
+    # `upper` ran and wrote what was there before, so DVC found `same` up to date.
+    assert "Task run 'upper' - Running stage 'upper'" in output
+    assert "Running stage 'same'" not in output
+    assert "Task run 'same' - Up to date" in output
 
-    # What Prefect was told.
+    # Prefect's artifacts.
     with sqlite3.connect(busy / ".prefect" / "prefect.db") as database:
-        told = dict(database.execute("select key, data from artifact"))
-    assert "[`5eed`](https://ml.example.org/#/experiments/7/runs/5eed)" in told["report"]
-    assert "| loss | 0.25 |" in told["report"]
-    assert (busy / "reports" / "index.html").as_uri() in told["page"]
+        artifacts = dict(database.execute("select key, data from artifact"))
+    assert "[`5eed`](https://ml.example.org/#/experiments/7/runs/5eed)" in artifacts["report"]
+    assert "| loss | 0.25 |" in artifacts["report"]
+    assert (busy / "reports" / "index.html").as_uri() in artifacts["page"]
 
 
 def test_help_and_errors_are_a_paragraph(pipeline: Path) -> None:
-    said = flow("--help").stdout
-    assert "usage: python -m stages.flow" in said
+    output = flow("--help").stdout
+    assert "usage: python -m stages.flow" in output
     assert "--slots 0: at least one" in flow("--slots", "0").stderr
     (pipeline / "dvc.yaml").write_text("stages: [")
     ended = flow()
@@ -276,34 +265,27 @@ def test_outside_a_repository_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "passing"),
+    ("status", "again"),
     [
-        (255, "ERROR: failed to reproduce 'x': failed to run: python -m y, exited with 75", True),
-        (255, "ERROR: failed to reproduce 'x': failed to run: python -m y, exited with -9", True),
-        (255, "ERROR: failed to reproduce 'x': failed to run: a && b, exited with 137", True),
-        (-9, "Running stage 'x':", True),
-        (255, "ERROR: Unable to acquire lock. Most likely another DVC process is running", True),
-        (255, "ERROR: 'a.txt' is busy, it is being blocked by:\n  (PID 3): dvc status", True),
-        (255, "ERROR: failed to reproduce 'x': failed to run: python -m y, exited with 1", False),
-        (255, "ERROR: failed to reproduce 'x': failed to run: python -m y, exited with 255", False),
-        (255, "ERROR: failed to reproduce 'x': failed to run: python -m y, exited with -2", False),
-        (255, "worker exited with -9\nERROR: failed to run: python -m y, exited with 1", False),
-        (-2, "", False),
-        (255, "ERROR: failed to reproduce 'x': output 'a' does not exist", False),
+        (Status(Outcome.TRANSIENT, os.EX_TEMPFAIL), True),
+        (Status(Outcome.TRANSIENT, 128 + signal.SIGTERM), True),
+        (Status(Outcome.RUNNING), True),  # killed: it could not write more
+        (None, True),  # DVC did not start it
+        (Status(Outcome.ERROR, 1), False),
+        (Status(Outcome.INTERRUPTED, 130), False),
+        (Status(Outcome.OK), False),  # DVC refuses its outputs
     ],
 )
-def test_only_what_may_pass_is_tried_again(code: int, said: str, passing: bool) -> None:
-    from stages.scheduled import is_passing
-
-    assert is_passing(code, said) == passing
+def test_only_a_transient_end_is_retried(status: Status | None, again: bool) -> None:
+    assert is_transient(status) == again
 
 
 def test_a_flow_that_is_stopped_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stages.scheduled import Machine
+    from techloop.pipeline.slots import SlotPool
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    machine = Machine(None)
-    # As DVC does, the first one waits for what it started.
+    pool = SlotPool(None)
+    # As DVC does, the parent waits for its child.
     script = textwrap.dedent("""
         import signal, subprocess
         child = subprocess.Popen(["sleep", "60"])
@@ -312,11 +294,11 @@ def test_a_flow_that_is_stopped_leaves_nothing_running(monkeypatch: pytest.Monke
         print(child.wait(), flush=True)
     """)
     begin = time.monotonic()
-    with machine.process([sys.executable, "-c", script], dict(os.environ)) as process:
+    with pool.process([sys.executable, "-c", script], dict(os.environ)) as process:
         assert process.stdout.readline() == b"begun\n"
-        machine.stop()
+        pool.stop()
         assert int(process.stdout.readline()) == -signal.SIGINT
-    with machine.process(["sleep", "60"], dict(os.environ)) as process:
+    with pool.process(["sleep", "60"], dict(os.environ)) as process:
         pass
     assert process.returncode == -signal.SIGINT
     assert time.monotonic() - begin < 30
@@ -341,56 +323,116 @@ def test_slots_and_cards(
     slots: int | None,
     given: list[str | None],
 ) -> None:
-    from stages.scheduled import Machine
+    from techloop.pipeline.slots import SlotPool
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     monkeypatch.setenv("TECHLOOP_DEVICES", together)
-    machine = Machine(slots)
+    pool = SlotPool(slots)
     with ExitStack() as held:
-        found = [held.enter_context(machine.slot(True)) for _ in given]
-        assert sorted((e.get("CUDA_VISIBLE_DEVICES") for e in found), key=str) == given
-        assert machine._free.empty(), "one more would have to wait"
-        assert held.enter_context(machine.slot(False)) == {}
-    assert machine._free.qsize() == len(given)
+        environments = [held.enter_context(pool.slot(True)) for _ in given]
+        gpus = [environment.get("CUDA_VISIBLE_DEVICES") for environment in environments]
+        assert sorted(gpus, key=str) == given
+        assert pool.free == 0, "one more would have to wait"
+        assert held.enter_context(pool.slot(False)) == {}
+    assert pool.free == len(given)
+
+
+@pytest.fixture
+def status_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a stage that the flow started writes how it ended."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "status.json"))
+    monkeypatch.setattr(sys, "argv", ["stages/some.py"])
+    monkeypatch.setattr(stages, "exit_on_sigterm", lambda: None)
+    return tmp_path / "status.json"
 
 
 @pytest.mark.parametrize(
-    ("raised", "code"),
+    ("raised", "end", "message"),
     [
-        ("raise ConnectionRefusedError('no server')", os.EX_TEMPFAIL),
-        ("raise TimeoutError('no answer')", os.EX_TEMPFAIL),
-        ("import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')", os.EX_TEMPFAIL),
-        ("raise OSError(28, 'No space left on device')", "No space left"),
-        ("raise ValueError('a mistake')", "a mistake"),
+        ("raise ConnectionRefusedError('no server')", (Outcome.TRANSIENT, 75), "no server"),
+        ("raise TimeoutError('no answer')", (Outcome.TRANSIENT, 75), "no answer"),
+        (
+            "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')",
+            (Outcome.TRANSIENT, 75),
+            "run it again to resume",
+        ),
+        (
+            "raise RuntimeError('[gloo/pair.cc] Connection closed by peer [127.0.0.1]')",
+            (Outcome.TRANSIENT, 75),
+            "closed by peer",
+        ),
+        ("raise OSError(28, 'No space left on device')", (Outcome.ERROR, 1), "No space left"),
+        ("raise FileNotFoundError(2, 'No such file', 'x')", (Outcome.ERROR, 1), "No such file"),
+        ("raise ValueError('a mistake')", (Outcome.ERROR, 1), "a mistake"),
     ],
 )
-def test_a_stage_says_whether_it_may_pass(
+def test_an_error_ends_a_stage_as_a_paragraph_and_the_flow_reads_how(
+    status_file: Path,
     raised: str,
-    code: int | str,
+    end: tuple[Outcome, int],
+    message: str,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def main() -> None:
         exec(raised)
 
-    monkeypatch.setattr(sys, "argv", ["stages/some.py"])
     with pytest.raises(SystemExit) as ended:
         stages.run_stage(main)
-    if isinstance(code, int):
-        assert ended.value.code == code
-        assert capsys.readouterr().err.startswith("some: ")
-    else:
-        assert code in str(ended.value.code)  # a message: printed, and 1
+    assert ended.value.code == end[1]
+    assert read_status(status_file) == Status(*end)
+    output = capsys.readouterr().err
+    assert output.startswith("some: ")
+    assert message in output
 
 
-def test_where_another_process_of_a_training_ended_it_may_pass(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (RuntimeError("a defect"), (Outcome.ERROR, 1)),
+        (KeyboardInterrupt(), (Outcome.INTERRUPTED, 130)),
+        (SystemExit(143), (Outcome.TRANSIENT, 143)),  # SIGTERM, see `exit_on_sigterm`
+        (SystemExit("usage"), (Outcome.ERROR, 1)),
+    ],
+)
+def test_other_ends_keep_their_traceback_and_the_flow_reads_how(
+    status_file: Path, error: BaseException, end: tuple[Outcome, int]
 ) -> None:
     def main() -> None:
-        raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]")
+        raise error
 
-    monkeypatch.setattr(sys, "argv", ["stages/some.py"])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(type(error)):
         stages.run_stage(main)
-    assert ended.value.code == os.EX_TEMPFAIL
-    assert "closed by peer" in capsys.readouterr().err
+    assert read_status(status_file) == Status(*end)
+
+
+def test_the_status_says_that_a_stage_runs_and_then_that_it_finished(status_file: Path) -> None:
+    assert read_status(status_file) is None
+    during = []
+    stages.run_stage(lambda: during.append(read_status(status_file)))
+    assert during == [Status(Outcome.RUNNING)]
+    assert read_status(status_file) == Status(Outcome.OK)
+
+
+def test_only_rank_zero_writes_the_status_and_the_others_wait_for_it(
+    status_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def main() -> None:
+        raise ValueError("a mistake")
+
+    waited: list[float] = []
+    monkeypatch.setattr(stages.time, "sleep", waited.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit):
+        stages.run_stage(main)
+    assert not status_file.exists()
+    assert waited == [stages.RANK0_GRACE_S]
+
+
+def test_arguments_that_do_not_fit_are_a_usage_error(
+    status_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["stages/some.py", "kl", "more"])
+    with pytest.raises(SystemExit) as ended:
+        stages.run_stage(lambda cell: None)
+    assert ended.value.code == "usage: python -m stages.some CELL"
+    assert read_status(status_file) == Status(Outcome.ERROR, 1)

@@ -1,48 +1,49 @@
 """Generation: closed forms, definitions spelled out as oracles, degradations that must show."""
 
-import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
 
+from techloop.artifacts import read_json
 from techloop.data.datasets import LoopDataset
-from techloop.evaluation.generation import (
-    Judge,
+from techloop.evaluation.comparison import compared
+from techloop.evaluation.features import features
+from techloop.evaluation.generation import evaluate_generation, over_seeds
+from techloop.evaluation.generation_metrics import GenerationMetrics
+from techloop.evaluation.metrics.copies import copied_share, nearest_distance
+from techloop.evaluation.metrics.density import density_coverage, mean_pairwise_distance
+from techloop.evaluation.metrics.frechet import (
+    FRECHET,
     PrincipalComponents,
-    chance_on_grid_share,
-    density_coverage,
-    evaluate_generation,
-    features,
     frechet_distance,
-    mean_pairwise_distance,
-    nearest_distance,
-    on_grid_share,
-    over_seeds,
-    seam_ratio,
     standardised,
-    tempo_share,
 )
+from techloop.evaluation.metrics.rhythm import chance_on_grid_share, on_grid_share, seam_ratio
+from techloop.evaluation.metrics.tempo import tempo_share
+from techloop.evaluation.result import Evaluation, read_arrays
 from techloop.grid import Grid
 from techloop.instrument import Instrument
+from techloop.metric import Metric, flat_metrics, read_metrics
 from tests.helpers.datasets import GRID, contents, kicks, write_loops
 
 
 @pytest.fixture
-def draw():
+def rng():
     return np.random.default_rng(0)
 
 
-def test_frechet_of_a_sample_and_itself_is_zero(draw):
-    x = draw.standard_normal((50, 4))
+def test_frechet_of_a_sample_and_itself_is_zero(rng):
+    x = rng.standard_normal((50, 4))
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(np.zeros((9, 2)), np.zeros((9, 2))) == 0
 
 
-def test_frechet_is_the_textbooks_formula(draw):
-    x = draw.standard_normal((80, 3)) @ draw.standard_normal((3, 3)) + 1
-    y = draw.standard_normal((70, 3)) @ draw.standard_normal((3, 3))
+def test_frechet_is_the_textbooks_formula(rng):
+    x = rng.standard_normal((80, 3)) @ rng.standard_normal((3, 3)) + 1
+    y = rng.standard_normal((70, 3)) @ rng.standard_normal((3, 3))
     cx, cy = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     root = scipy.linalg.sqrtm(cx @ cy).real
     expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(cx + cy - 2 * root)
@@ -50,21 +51,21 @@ def test_frechet_is_the_textbooks_formula(draw):
     assert frechet_distance(x, y) == pytest.approx(frechet_distance(y, x))
 
 
-def test_frechet_of_a_shift_and_of_a_scale_in_closed_form(draw):
-    x = draw.standard_normal((60, 2))
+def test_frechet_of_a_shift_and_of_a_scale_in_closed_form(rng):
+    x = rng.standard_normal((60, 2))
     assert frechet_distance(x, x + np.array([3, 4])) == pytest.approx(25)
     assert frechet_distance(x, 3 * (x - x.mean(0)) + x.mean(0)) == pytest.approx(
         4 * np.trace(np.cov(x, rowvar=False))
     )
 
 
-def test_frechet_of_too_few_is_refused(draw):
+def test_frechet_of_too_few_is_refused(rng):
     with pytest.raises(ValueError, match="singular"):
-        frechet_distance(draw.standard_normal((4, 4)), draw.standard_normal((50, 4)))
+        frechet_distance(rng.standard_normal((4, 4)), rng.standard_normal((50, 4)))
 
 
-def test_density_and_coverage_are_naeems_sums(draw):
-    real, fake, k = draw.standard_normal((30, 3)), draw.standard_normal((20, 3)) * 1.3, 4
+def test_density_and_coverage_are_naeems_sums(rng):
+    real, fake, k = rng.standard_normal((30, 3)), rng.standard_normal((20, 3)) * 1.3, 4
     radius = [np.sort(np.linalg.norm(real - r, axis=1))[k] for r in real]
     inside = np.array(
         [[np.linalg.norm(r - f) <= q for f in fake] for r, q in zip(real, radius, strict=True)]
@@ -73,8 +74,8 @@ def test_density_and_coverage_are_naeems_sums(draw):
     assert density_coverage(real, fake, k) == pytest.approx(expected)
 
 
-def test_density_and_coverage_at_the_extremes(draw):
-    real = draw.standard_normal((200, 3))
+def test_density_and_coverage_at_the_extremes(rng):
+    real = rng.standard_normal((200, 3))
     density, coverage = density_coverage(real, real, 5)
     assert coverage == 1
     assert density == pytest.approx(1.2, abs=0.01)  # each is in its own ball and in 5 others
@@ -82,24 +83,24 @@ def test_density_and_coverage_at_the_extremes(draw):
     collapsed = np.repeat(real.mean(0)[None], 200, 0)
     density, coverage = density_coverage(real, collapsed, 5)
     assert coverage < 0.2
-    fresh = density_coverage(real, draw.standard_normal((200, 3)), 5)
+    fresh = density_coverage(real, rng.standard_normal((200, 3)), 5)
     assert fresh[0] == pytest.approx(1, abs=0.15)
     assert fresh[1] == pytest.approx(1 - 2**-5, abs=0.06)
     with pytest.raises(ValueError, match="neighbours"):
         density_coverage(real[:5], real, 5)
 
 
-def test_variety_by_hand(draw):
+def test_variety_by_hand(rng):
     assert mean_pairwise_distance(np.array([[0.0], [1.0], [3.0]])) == pytest.approx(2)
     assert mean_pairwise_distance(np.ones((5, 2))) == 0
     with pytest.raises(ValueError, match="two loops"):
         mean_pairwise_distance(np.zeros((1, 2)))
 
 
-def test_a_rotated_copy_is_a_copy_and_a_blur_is_none(draw):
-    among = draw.normal(-40, 10, (30, 16, 8)).astype(np.float32)
+def test_a_rotated_copy_is_a_copy_and_a_blur_is_not(rng):
+    among = rng.normal(-40, 10, (30, 16, 8)).astype(np.float32)
     x = np.stack([np.roll(among[3], 5, 0), among[7], among.mean(0)])
-    x = np.concatenate([x, draw.normal(-40, 10, (1, 16, 8)).astype(np.float32)])
+    x = np.concatenate([x, rng.normal(-40, 10, (1, 16, 8)).astype(np.float32)])
     distance_db, ratio = nearest_distance(x, among)
     assert distance_db[:2] == pytest.approx([0, 0], abs=0.05)
     assert ratio[:2] == pytest.approx([0, 0], abs=0.01)
@@ -110,8 +111,8 @@ def test_a_rotated_copy_is_a_copy_and_a_blur_is_none(draw):
     assert distance_db[3] == pytest.approx(np.min(turned), rel=1e-3)
 
 
-def test_more_noise_on_a_copy_is_never_nearer(draw):
-    among, noise = draw.normal(-40, 10, (2, 20, 16, 8)).astype(np.float32)
+def test_more_noise_on_a_copy_is_never_nearer(rng):
+    among, noise = rng.normal(-40, 10, (2, 20, 16, 8)).astype(np.float32)
     noise += 40
     values = [nearest_distance(among[:1] + g * noise[:1], among)[0].item() for g in (0, 0.1, 0.3)]
     assert values == sorted(values)
@@ -119,13 +120,21 @@ def test_more_noise_on_a_copy_is_never_nearer(draw):
         nearest_distance(among, among[:, :8])
 
 
+def test_the_share_of_copies_is_counted_by_the_nearest_percent_of_real_loops(rng):
+    real = rng.uniform(0.5, 1, 200)
+    limit = np.quantile(real, 0.01)
+    assert copied_share(np.array([0.0, limit - 1e-6, limit, 1.0]), real) == 0.5
+    assert copied_share(real, real) == pytest.approx(0.01)
+    assert np.isnan(copied_share(real, real[:19]))
+
+
 def test_on_grid_share():
-    found = np.zeros((1, GRID.frames), bool)
-    assert np.isnan(on_grid_share(found, GRID))
-    found[0, [0, 15, 33, 240 - 3]] = True  # 33 is 3 after 30
-    assert on_grid_share(found, GRID) == 1
-    found[0, [8, 22, 37, 52]] = True  # half-way
-    assert on_grid_share(found, GRID) == 0.5
+    onsets = np.zeros((1, GRID.frames), bool)
+    assert np.isnan(on_grid_share(onsets, GRID))
+    onsets[0, [0, 15, 33, 240 - 3]] = True  # 33 is 3 after 30
+    assert on_grid_share(onsets, GRID) == 1
+    onsets[0, [8, 22, 37, 52]] = True  # midway between sixteenths
+    assert on_grid_share(onsets, GRID) == 0.5
     assert on_grid_share(np.ones((2, GRID.frames), bool), GRID) == chance_on_grid_share(GRID)
     assert chance_on_grid_share(GRID) == pytest.approx(7 / 15)
 
@@ -141,7 +150,7 @@ def test_seam_ratio():
         seam_ratio(flux, Grid(beats_per_bar=1))
 
 
-def test_the_tempo_of_a_beat_is_heard_and_of_another_is_not():
+def test_the_tempo_of_a_beat_is_recognised_and_another_is_not():
     assert tempo_share(kicks(3), GRID) == 1
     assert tempo_share(np.zeros((2, GRID.samples), np.float32), GRID) == 0
     t = np.arange(GRID.samples) / GRID.samples
@@ -149,23 +158,46 @@ def test_the_tempo_of_a_beat_is_heard_and_of_another_is_not():
     assert tempo_share(fifths.astype(np.float32)[None], GRID) == 0
 
 
+A, B = Metric("a", "first"), Metric("b", "second")
+
+
 def test_an_interval_over_seeds_is_students():
-    found = over_seeds([{"a": 1.0, "b": 2.0}, {"a": 2.0, "b": 2.0}, {"a": 3.0, "b": np.nan}])
+    means, intervals = over_seeds([{A: 1.0, B: 2.0}, {A: 2.0, B: 2.0}, {A: 3.0, B: np.nan}])
     low, high = scipy.stats.t.interval(0.95, 2, loc=2, scale=scipy.stats.sem([1, 2, 3]))
-    assert (found["a"], found["a_low"], found["a_high"]) == pytest.approx((2, low, high))
-    assert np.isnan([found["b"], found["b_low"]]).all()
+    assert (means[A], *intervals[A]) == pytest.approx((2, low, high))
+    assert np.isnan([means[B], *intervals[B]]).all()
     with pytest.raises(ValueError, match="two or more"):
-        over_seeds([{"a": 1.0}])
+        over_seeds([{A: 1.0}])
+
+
+def test_a_metric_has_the_baselines_that_hold_a_value_of_it():
+    measured = compared(
+        {A: 1.0, B: 2.0}, {"real": {A: 3.0, B: 4.0}, "chance": {B: 5.0}}, {A: (0.0, 2.0)}
+    )
+    assert flat_metrics(measured) == {
+        "a": 1,
+        "a_low": 0,
+        "a_high": 2,
+        "real_a": 3,
+        "b": 2,
+        "real_b": 4,
+        "chance_b": 5,
+    }
+    with pytest.raises(ValueError, match="BASELINES"):
+        compared({A: 1.0}, {"unheard_of": {A: 1.0}})
+    with pytest.raises(ValueError, match="twice"):
+        compared({A: 1.0, Metric("a", "of the same name"): 1.0})
 
 
 def test_a_further_embedding_has_a_distance_of_its_own(tmp_path):
     folder = write_loops(tmp_path / "loops", kicks(48), ["train"] * 48)
     train = LoopDataset(folder, "train")
-    judge = Judge(train, 48, seed=0, embeddings={"halves": lambda x, _: halves(x)})
-    metrics = judge(train.audio()[:48]).metrics
-    assert metrics["frechet_halves"] == pytest.approx(0, abs=1e-9)
+    score = GenerationMetrics(train, 48, seed=0, embeddings={"halves": lambda x, _: halves(x)})
+    metric = FRECHET.of("halves", "halves")
+    assert metric.name == "frechet_halves"
+    assert score(train.audio()[:48]).values[metric] == pytest.approx(0, abs=1e-9)
     other = np.random.default_rng(0).normal(0, 0.1, (48, GRID.samples)).astype(np.float32)
-    assert judge(other).metrics["frechet_halves"] > 0.01
+    assert score(other).values[metric] > 0.01
 
 
 def halves(audio):
@@ -173,8 +205,8 @@ def halves(audio):
     return np.log10((audio.reshape(len(audio), 2, -1) ** 2).mean(2) + 1e-6)
 
 
-def test_principal_components_keep_distances_and_order(draw):
-    x = draw.standard_normal((40, 5)) * [5, 1, 9, 0.1, 2]
+def test_principal_components_keep_distances_and_order(rng):
+    x = rng.standard_normal((40, 5)) * [5, 1, 9, 0.1, 2]
     points = PrincipalComponents(x, 5)(x)
     assert mean_pairwise_distance(points) == pytest.approx(mean_pairwise_distance(x))
     deviation = points.std(0)
@@ -183,21 +215,23 @@ def test_principal_components_keep_distances_and_order(draw):
         PrincipalComponents(x, 6)
 
 
-def test_standardised_by_the_reference(draw):
-    x = np.stack([draw.normal(5, 3, 50), np.full(50, 7.0)], 1)
+def test_standardised_by_the_reference(rng):
+    x = np.stack([rng.normal(5, 3, 50), np.full(50, 7.0)], 1)
     reference, other = standardised(x, x + 3)
     np.testing.assert_allclose(reference.std(0), [1, 0], atol=1e-9)
     np.testing.assert_allclose(other - reference, [[3 / x[:, 0].std(), 3]] * 50)
 
 
 def test_features_of_four_kicks():
-    found = features(kicks(3), GRID)
-    assert found["patterns"].shape == (3, 16, 64)
-    assert found["statistics"].shape == (3, 128)
-    assert found["descriptors"][:, -1].tolist() == [1, 1, 1]
-    assert on_grid_share(found["onsets"] > 0, GRID) > 0.9
-    low = found["patterns"][:, :, :4].mean(2)
+    analysed = features(kicks(3), GRID)
+    assert analysed.patterns.shape == (3, 16, 64)
+    assert analysed.statistics.shape == (3, 128)
+    assert analysed.descriptor("kick_on_beat").tolist() == [1, 1, 1]
+    assert on_grid_share(analysed.onsets, GRID) > 0.9
+    low = analysed.patterns[:, :, :4].mean(2)
     assert (low[:, ::4] > low[:, 3::4]).all()
+    turned = analysed.reordered([2, 0, 1])
+    assert all((a[[2, 0, 1]] == b).all() for a, b in zip(analysed, turned, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -205,32 +239,73 @@ def instrument(latent_vae_folder):
     return Instrument.load(latent_vae_folder)
 
 
+def evaluated(instrument: Instrument, folder: Path, *, examples: int, seeds: int = 1) -> Evaluation:
+    """What is measured with the loops in a folder, at most 200 per sample."""
+    return evaluate_generation(
+        instrument,
+        LoopDataset(folder, "train"),
+        LoopDataset(folder, "test"),
+        loops_used=200,
+        seeds=seeds,
+        examples=examples,
+        seed=0,
+    )
+
+
 def test_the_folder_is_whole_and_real_loops_win(tmp_path, instrument):
     splits = ["train"] * 40 + ["test"] * 24
     folder = write_loops(tmp_path / "loops", kicks(64), splits)
-    train, test = LoopDataset(folder, "train"), LoopDataset(folder, "test")
     for name in ("a", "b"):
-        metrics = evaluate_generation(
-            instrument, train, test, tmp_path / name, loops_used=24, seeds=2, examples=4, seed=0
-        )
+        evaluation = evaluated(instrument, folder, examples=4, seeds=2)
+        evaluation.write(tmp_path / name, GRID)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    metrics = flat_metrics(evaluation.metrics)
     assert metrics["loops"] == 24
+    assert metrics["training_loops"] == 40
     for name in ("frechet_log_mel", "frechet_descriptors"):
         assert metrics[f"real_{name}"] < metrics[name]
+        assert metrics[f"{name}_low"] < metrics[name] < metrics[f"{name}_high"]
     assert metrics["real_coverage"] > 0.7 > metrics["coverage"]
     assert metrics["real_kick_on_beat"] == 1
     assert metrics["real_seam_ratio"] == pytest.approx(1, abs=0.2)
     assert metrics["real_silent_share"] == 0
-    for prefix in ("real_", "standard_"):
+    assert metrics["chance_on_grid_share"] == chance_on_grid_share(GRID)
+    for prefix in ("real_", "standard_normal_"):
         names = {m.removeprefix(prefix) for m in metrics if m.startswith(prefix)}
-        assert {"coverage", "diversity_ratio", "seam_ratio"} < names <= set(metrics)
-    assert metrics["standard_frechet_log_mel"] != metrics["frechet_log_mel"]
-    items = json.loads((tmp_path / "a" / "items.json").read_text())
-    files = {item["file"] for item in items} | {"items.json", "metrics.json"}
+        assert {"coverage", "diversity_ratio", "seam_ratio", "tempo_share"} < names <= set(metrics)
+    assert metrics["standard_normal_frechet_log_mel"] != metrics["frechet_log_mel"]
+    sounds = [f"generated-{i}.wav" for i in (1, 2, 3, 4)]
+    assert [sound["file"] for sound in read_json(tmp_path / "a" / "sounds.json")] == sounds
+    files = {"metrics.json", "arrays.npz", "facts.json", "sounds.json", *sounds}
     assert files == set(contents(tmp_path / "a"))
-    assert [i["file"] for i in items if i["kind"] == "audio"] == [
-        f"generated-{i}.wav" for i in (1, 2, 3, 4)
-    ]
+    assert flat_metrics(read_metrics(tmp_path / "a" / "metrics.json")) == pytest.approx(
+        metrics, nan_ok=True
+    )
+    arrays = read_arrays(tmp_path / "a")
+    assert arrays["levels_db"].shape == (4 + 4 + 4, 64, GRID.frames)
+    assert arrays["nearest_real"].shape == (24,)
+    assert arrays["plane_training"].shape == arrays["plane_test"].shape == (24, 2)
+
+
+def test_what_the_numbers_mean(tmp_path, instrument):
+    folder = write_loops(tmp_path / "loops", kicks(8), ["train", "test"] * 4)
+    metrics = evaluated(instrument, folder, examples=1).metrics
+    better = {name: m.metric.better for name, m in metrics.items() if m.metric.better}
+    assert better == {
+        "frechet_log_mel": "lower",
+        "frechet_descriptors": "lower",
+        "coverage": "higher",
+        "on_grid_share": "higher",
+        "silent_share": "lower",
+        "copied_share": "lower",
+    }
+    units = {name: m.metric.unit for name, m in metrics.items() if m.metric.unit}
+    assert units == {
+        "frechet_log_mel": "dB²",
+        "nearest_training_db": "dB",
+        "loudness_db": "LUFS",
+        "onset_density": "1/s",
+    }
 
 
 @pytest.mark.parametrize(
@@ -242,71 +317,32 @@ def test_the_folder_is_whole_and_real_loops_win(tmp_path, instrument):
 )
 def test_few_loops_leave_some_numbers_undefined(tmp_path, instrument, n, undefined):
     folder = write_loops(tmp_path / "loops", kicks(2 * n), ["train", "test"] * n)
-    train, test = LoopDataset(folder, "train"), LoopDataset(folder, "test")
-    metrics = evaluate_generation(
-        instrument, train, test, tmp_path / "a", loops_used=200, seeds=1, examples=5, seed=0
-    )
+    evaluation = evaluated(instrument, folder, examples=5)
+    evaluation.write(tmp_path / "a", GRID)
+    metrics = flat_metrics(evaluation.metrics)
     assert metrics["loops"] == n
     # The untrained instrument may have no onset at all, then nothing is on the grid or a seam.
     nan = {
-        k.removeprefix("real_").removeprefix("standard_")
+        k.removeprefix("real_").removeprefix("standard_normal_")
         for k, v in metrics.items()
         if not np.isfinite(v)
     }
     assert nan - {"on_grid_share", "seam_ratio"} == undefined
-    items = json.loads((tmp_path / "a" / "items.json").read_text())
-    files = {item["file"] for item in items} | {"items.json", "metrics.json"}
-    assert files == set(contents(tmp_path / "a"))
     shown, real = min(5, n), min(4, n)
-    assert f"first {shown} loops" in items[0]["caption"]
-    assert f"after them {real} real" in items[0]["caption"]
-    assert len([i for i in items if i["kind"] == "audio"]) == shown
+    assert len(evaluation.arrays["levels_db"]) == shown + 2 * real
+    assert evaluation.facts["generated_shown"] == len(evaluation.sounds) == shown
+    assert evaluation.facts["real_shown"] == real
+    assert {sound.file for sound in evaluation.sounds} < set(contents(tmp_path / "a"))
 
 
 def test_loops_that_are_all_the_same_have_no_variety_to_compare_with(tmp_path, instrument):
     folder = write_loops(tmp_path / "loops", kicks(1).repeat(4, 0), ["train", "test"] * 2)
-    metrics = evaluate_generation(
-        instrument,
-        LoopDataset(folder, "train"),
-        LoopDataset(folder, "test"),
-        tmp_path / "a",
-        loops_used=200,
-        seeds=1,
-        examples=1,
-        seed=0,
-    )
+    metrics = flat_metrics(evaluated(instrument, folder, examples=1).metrics)
     assert np.isnan(metrics["diversity_ratio"])
     assert metrics["real_nearest_training_db"] == pytest.approx(0, abs=0.05)
 
 
-def test_the_caption_says_where_real_loops_are(tmp_path, instrument, monkeypatch):
-    """However many examples there are: what the titles of the panels say."""
-    folder = write_loops(tmp_path / "loops", kicks(14), ["train", "test"] * 7)
-    seen = {}
-    monkeypatch.setattr(
-        "techloop.evaluation.generation.spectrogram_grid",
-        lambda path, levels, titles, **_: seen.update(titles=titles),
-    )
-    evaluate_generation(
-        instrument,
-        LoopDataset(folder, "train"),
-        LoopDataset(folder, "test"),
-        tmp_path / "a",
-        loops_used=200,
-        seeds=1,
-        examples=6,
-        seed=0,
-    )
-    caption = json.loads((tmp_path / "a" / "items.json").read_text())[0]["caption"]
-    assert [title.split()[0] for title in seen["titles"]] == ["generated"] * 6 + ["real"] * 8
-    assert "first 6 loops drawn from the prior, none chosen; after them 4 real" in caption
-
-
 def test_one_loop_is_refused(tmp_path, instrument):
     folder = write_loops(tmp_path / "loops", kicks(3), ["train", "test", "train"])
-    train, test = LoopDataset(folder, "train"), LoopDataset(folder, "test")
     with pytest.raises(ValueError, match="Prepare more audio"):
-        evaluate_generation(
-            instrument, train, test, tmp_path / "a", loops_used=24, seeds=2, examples=4, seed=0
-        )
-    assert not (tmp_path / "a").exists()
+        evaluated(instrument, folder, examples=4, seeds=2)

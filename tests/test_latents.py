@@ -14,9 +14,12 @@ from torch.utils.data import DataLoader
 
 from techloop.artifacts import read_json, write_json
 from techloop.data.datasets import LatentDataset, LoopDataset
+from techloop.metric import Measurement, flat_metrics
 from techloop.models.audio_vae import AudioVAE
 from techloop.params import ExtractLatents
-from techloop.training.latents import LatentSummary, extract_latents, latent_metrics
+from techloop.training.latent_summary import LatentSummary, latent_summary, read_dimensions
+from techloop.training.latents import extract_latents
+from techloop.training.losses import mmd
 from tests.helpers.datasets import contents
 
 
@@ -73,7 +76,7 @@ def test_a_loader_gives_every_loop_once(latents_folder: Path) -> None:
         torch.testing.assert_close(torch.cat([batch[at] for batch in batches]), whole)
 
 
-def extract(vae: Path, loops: Path, to: Path, batch_size: int = 4) -> dict[str, float]:
+def extract(vae: Path, loops: Path, to: Path, batch_size: int = 4) -> dict[str, Measurement]:
     params = ExtractLatents(batch_size=batch_size, shard_mb=1)
     return extract_latents(vae, loops, to, params, checkpoints=to.parent / "checkpoints")
 
@@ -86,6 +89,7 @@ def test_the_folder_carries_its_model_and_two_extractions_are_equal(
     a, b = LatentDataset(tmp_path / "l"), LatentDataset(latents_folder)
     torch.testing.assert_close(a.mu, b.mu, atol=1e-5, rtol=1e-4)
     assert a.card["model"] == b.card["model"]
+    assert {k: v for k, v in a.card["metrics"].items() if "dim" in k} == read_dimensions(a.folder)
 
 
 def test_several_shards_and_an_interruption(
@@ -122,7 +126,7 @@ def test_several_shards_and_an_interruption(
         patch.setattr("techloop.training.latents.write_json", full)
         with pytest.raises(OSError, match="full at the end"):
             extract(audio_vae_folder, loops_folder, tmp_path / "b")
-    assert 0 < min(encoded) < max(encoded) == 59  # the first shards were kept
+    assert 0 < min(encoded) < max(encoded) == 59  # the first shards are not encoded again
     with monkeypatch.context() as patch:
         patch.setattr(LoopDataset, "audio", None)  # and now all of them
         assert extract(audio_vae_folder, loops_folder, tmp_path / "b") == undisturbed
@@ -142,14 +146,15 @@ def test_a_summary_does_not_depend_on_how_it_is_cut() -> None:
         parts.add(mu[at], sigma[at])
     torch.testing.assert_close(whole.mean, mu.mean((0, 2)), atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(whole.std, mu.std((0, 2)), atol=1e-6, rtol=1e-3)
-    a, b = whole.metrics(125.0), parts.metrics(125.0)
+    a, b = (flat_metrics(summary.metrics(125.0)) for summary in (whole, parts))
     assert a.pop("mmd") == pytest.approx(b.pop("mmd"), abs=0.02)  # of other frames
     assert a == pytest.approx(b)
     assert a["active_units"] == 2
+    assert whole.kl_per_dimension == pytest.approx(parts.kl_per_dimension)
 
 
 def test_latents_imported_into_another_repository(latents_folder: Path, tmp_path: Path) -> None:
-    """As DVC sees it: a file or folder of one repository's outputs, in another."""
+    """`dvc import` copies the folder of one repository into another repository."""
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
 
     def dvc(folder: Path, *arguments: str) -> None:
@@ -176,12 +181,12 @@ def test_latents_imported_into_another_repository(latents_folder: Path, tmp_path
     assert AudioVAE.load(theirs / "kl" / "audio_vae").latent_dim == 4
 
 
-def damaged(source: Path, tmp_path: Path) -> Path:
+def copy_to_damage(source: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(source, tmp_path / "damaged"))
 
 
 def test_a_truncated_shard_of_loops(loops_folder: Path, tmp_path: Path) -> None:
-    folder = damaged(loops_folder, tmp_path)
+    folder = copy_to_damage(loops_folder, tmp_path)
     shard = folder / "audio-00000.npy"
     shard.write_bytes(shard.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"audio-00000\.npy is truncated or damaged"):
@@ -189,19 +194,21 @@ def test_a_truncated_shard_of_loops(loops_folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_truncated_shard_of_latents(latents_folder: Path, tmp_path: Path) -> None:
-    folder = damaged(latents_folder, tmp_path)
+    folder = copy_to_damage(latents_folder, tmp_path)
     shard = folder / "latents-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1000])
     with pytest.raises(ValueError, match="truncated or damaged"):
         LatentDataset(folder).mu  # noqa: B018
 
 
-def rewritten(folder: Path, told: dict[str, str] | None = None, **values: torch.Tensor) -> None:
-    """The first shard with other tensors, or another header."""
+def rewrite_shard(
+    folder: Path, entries: dict[str, str] | None = None, **values: torch.Tensor
+) -> None:
+    """Give the first shard other tensors, or other entries in its header."""
     path = folder / "latents-00000.safetensors"
     with safe_open(path, framework="pt") as shard:
         header = json.loads(shard.metadata()["techloop"])
-    header = {"techloop": json.dumps(header | (told or {}))}
+    header = {"techloop": json.dumps(header | (entries or {}))}
     save_file(load_file(path) | values, path, header)
 
 
@@ -210,16 +217,17 @@ def test_the_prior_is_not_drawn_with_the_noise_of_the_posteriors(
 ) -> None:
     compared: list[torch.Tensor] = []
     monkeypatch.setattr(
-        "techloop.training.latents.mmd", lambda *v: compared.extend(v) or torch.zeros(())
+        "techloop.training.latent_summary.mmd", lambda *v: compared.extend(v) or mmd(*v)
     )
     with pytest.warns(UserWarning, match="only 0 of 32"):
-        latent_metrics(torch.zeros(64, 32, 240), torch.ones(64, 32, 240), 125.0)
+        metrics = latent_summary(torch.zeros(64, 32, 240), torch.ones(64, 32, 240)).metrics(125.0)
     z, prior = compared
-    assert len(z) == len(prior) == 2048
+    assert z.shape == prior.shape == (2048, 32)
+    assert metrics["mmd"].value == pytest.approx(0, abs=1e-3)  # -0.005 with the same noise
     assert torch.isin(z, prior).float().mean() < 0.05  # a few floats are equal by chance
 
 
-def test_what_is_done_to_an_item_is_not_done_to_the_data_set(latents_folder: Path) -> None:
+def test_changing_an_item_does_not_change_the_data_set(latents_folder: Path) -> None:
     latents = LatentDataset(latents_folder)
     mu, before = latents[0][0], latents[0][0].clone()
     mu.zero_()
@@ -232,10 +240,10 @@ def test_a_folder_of_another_kind_or_version(loops_folder: Path) -> None:
 
 
 def test_nan_in_a_shard(latents_folder: Path, tmp_path: Path) -> None:
-    folder = damaged(latents_folder, tmp_path)
+    folder = copy_to_damage(latents_folder, tmp_path)
     mu = load_file(folder / "latents-00000.safetensors")["mu"].clone()
     mu[3, 1, 5] = torch.nan
-    rewritten(folder, mu=mu)
+    rewrite_shard(folder, mu=mu)
     latents = LatentDataset(folder)
     with pytest.raises(ValueError, match=r"00000\.safetensors is .* NaN or infinity"):
         latents.mu  # noqa: B018
@@ -245,13 +253,13 @@ def test_nan_in_a_shard(latents_folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_shard_of_another_length_or_type(latents_folder: Path, tmp_path: Path) -> None:
-    folder = damaged(latents_folder, tmp_path)
+    folder = copy_to_damage(latents_folder, tmp_path)
     mu = load_file(folder / "latents-00000.safetensors")["mu"].clone()
     for wrong in (mu[:-1], mu[..., :-1].contiguous(), mu.half()):
-        rewritten(folder, mu=wrong)
+        rewrite_shard(folder, mu=wrong)
         with pytest.raises(ValueError, match=r"instead of float32 \(60, 4, 240\)"):
             LatentDataset(folder)[0]
-    rewritten(folder, mu=mu)
+    rewrite_shard(folder, mu=mu)
     LatentDataset(folder)[0]
 
 
@@ -259,8 +267,8 @@ def test_a_shard_of_another_length_or_type(latents_folder: Path, tmp_path: Path)
 def test_shards_of_another_model_or_grid_or_version(
     latents_folder: Path, tmp_path: Path, key: str
 ) -> None:
-    folder = damaged(latents_folder, tmp_path)
-    rewritten(folder, {key: "another"})
+    folder = copy_to_damage(latents_folder, tmp_path)
+    rewrite_shard(folder, {key: "another"})
     with pytest.raises(ValueError, match=f"has {key} another but .* files of two runs are mixed"):
         LatentDataset(folder)[0]
 
@@ -268,7 +276,7 @@ def test_shards_of_another_model_or_grid_or_version(
 def test_splits_that_are_not_there(loops_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'all' is none of train, validation, test"):
         LoopDataset(loops_folder, "all")
-    folder = damaged(loops_folder, tmp_path)
+    folder = copy_to_damage(loops_folder, tmp_path)
     index = LoopDataset(folder).index
     index[index["split"] != "test"].to_parquet(folder / "index.parquet")
     with pytest.raises(ValueError, match="no loop is in split 'test'"):
@@ -280,7 +288,7 @@ def test_splits_that_are_not_there(loops_folder: Path, tmp_path: Path) -> None:
 def test_a_model_of_another_grid(
     loops_folder: Path, audio_vae_folder: Path, tmp_path: Path
 ) -> None:
-    folder = damaged(audio_vae_folder, tmp_path)
+    folder = copy_to_damage(audio_vae_folder, tmp_path)
     config = read_json(folder / "config.json")
     config["grid"]["bars"] = 2
     write_json(folder / "config.json", config)

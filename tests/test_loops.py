@@ -11,7 +11,7 @@ from techloop.audio.recording import Recording, Rejected, Rejection, Unreadable
 from techloop.data.loops import Span, bar_line_samples, clean, cut, normalise, read, stretch
 from techloop.data.source import Item
 from techloop.data.tempo.beats import Beats, Tempo
-from techloop.evaluation.generation import seam_ratio
+from techloop.evaluation.metrics.rhythm import seam_ratio
 from techloop.grid import Grid
 from techloop.preparation import PreparationConfig
 from tests.helpers.sources import CONFIG, GRID, GivenSource, bar, prepare_one, recording

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from techloop.artifacts import read_json, write_json
 from techloop.audio.level import loop_loudness_lufs
 from techloop.audio.vocoder import log_amplitudes, values_per_frame
 from techloop.grid import Grid
@@ -17,8 +18,8 @@ AUDIO = {"latent_dim": 4, "channels": 32, "blocks": 1}
 LATENT = {"audio_latent_dim": 4, "latent_dim": 6, "channels": 32, "blocks": 1}
 
 
-def stirred(model: Model, by: float = 0.1) -> Model:
-    """With no weight left at zero: what starts as the identity would hide mistakes."""
+def perturbed(model: Model, by: float = 0.1) -> Model:
+    """A model without zero weights: blocks that start as the identity would hide mistakes."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -31,18 +32,18 @@ def audio_vae() -> AudioVAE:
     torch.manual_seed(0)
     vae = AudioVAE(GRID, **AUDIO)
     vae.init_from_pca(log_amplitudes(0.1 * torch.randn(2, GRID.samples), GRID.hop))
-    model = stirred(vae, 0.02)
+    model = perturbed(vae, 0.02)
     assert isinstance(model, AudioVAE)
     return model
 
 
 def latent_vae(length: int, grid: Grid = GRID) -> LatentVAE:
-    model = stirred(LatentVAE(grid, length=length, **LATENT))
+    model = perturbed(LatentVAE(grid, length=length, **LATENT))
     assert isinstance(model, LatentVAE)
     return model
 
 
-def test_fold_and_unfold_are_inverse_and_keep_time_order() -> None:
+def test_patchify_and_unpatchify_are_inverse_and_preserve_time_order() -> None:
     x = torch.arange(12.0).reshape(1, 2, 6)
     assert patchify(x, 3)[0, :, 0].tolist() == [0, 1, 2, 6, 7, 8]
     assert torch.equal(unpatchify(patchify(x, 3), 3), x)
@@ -63,12 +64,12 @@ def test_audio_vae_turns_with_the_loop(audio_vae: AudioVAE, k: int) -> None:
     torch.testing.assert_close(sigma_k, sigma.roll(k, -1), atol=1e-5, rtol=1e-4)
     y = audio_vae.decode(mu)
     y_k = audio_vae.decode(mu.roll(k, -1))
-    assert y.std() > 0.01  # and not because nothing comes out
+    assert y.std() > 0.01  # equal, but not because both are silent
     predicted = audio_vae.predict(mu)
     torch.testing.assert_close(
         audio_vae.predict(mu.roll(k, -1)), predicted.roll(k, -1), atol=1e-4, rtol=1e-4
     )
-    # Rounding may turn a bin around that is silent but for it (tests/test_vocoder.py: not without).
+    # Rounding may flip the phase of a bin that holds nothing else (see tests/test_vocoder.py).
     assert (y_k - y.roll(128 * k, -1)).norm() < 0.01 * y.norm()
 
 
@@ -87,14 +88,14 @@ def test_any_circle_of_hops_goes_through(audio_vae: AudioVAE) -> None:
 
 
 def test_it_starts_as_the_codec_of_level_and_principal_components() -> None:
-    """Spectra of as few dimensions as it has latents come through whole, and are whitened."""
+    """Spectra of as few dimensions as latents are reconstructed exactly, from white latents."""
     torch.manual_seed(0)
     vae = AudioVAE(GRID, **AUDIO).eval()
     basis = torch.randn(2, values_per_frame(GRID.hop))
     spectra = (torch.randn(6, 240, 2) @ basis - 6).mT / 4
     spectra = spectra - vae.levels(spectra) + torch.randn(6, 1, 240)
     vae.init_from_pca(spectra)
-    # What the residual blocks add at the start is small on the way in, and nothing on the way out.
+    # At the start the encoder's residual blocks add little, and the decoder's nothing.
     level = vae.levels(spectra) - vae.level_mean
     z = torch.cat([level / vae.level_std, vae.encoder.linear(spectra - vae.mean - level)], 1)
     torch.testing.assert_close(vae.posterior(spectra)[0][:, :1], z[:, :1])
@@ -105,7 +106,7 @@ def test_it_starts_as_the_codec_of_level_and_principal_components() -> None:
 
 
 @torch.no_grad()
-def test_the_first_latent_is_level_and_the_others_know_none(audio_vae: AudioVAE) -> None:
+def test_the_first_latent_is_level_and_the_others_do_not_depend_on_it(audio_vae: AudioVAE) -> None:
     spectrum = log_amplitudes(0.1 * torch.randn(2, GRID.samples), GRID.hop)
     (mu, sigma), (louder, louder_sigma) = map(audio_vae.posterior, (spectrum, spectrum + 1))
     torch.testing.assert_close(
@@ -114,13 +115,13 @@ def test_the_first_latent_is_level_and_the_others_know_none(audio_vae: AudioVAE)
     torch.testing.assert_close(louder[:, 1:], mu[:, 1:], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(louder_sigma, sigma, atol=1e-4, rtol=1e-4)
     z = torch.randn(2, 4, 30)
-    found = (audio_vae.levels(audio_vae.predict(z)) - audio_vae.level_mean) / audio_vae.level_std
-    torch.testing.assert_close(found[:, 0], z[:, 0], atol=1e-2, rtol=1e-2)
+    level = (audio_vae.levels(audio_vae.predict(z)) - audio_vae.level_mean) / audio_vae.level_std
+    torch.testing.assert_close(level[:, 0], z[:, 0], atol=1e-2, rtol=1e-2)
 
 
 @torch.no_grad()
-def test_a_model_that_knows_nothing_keeps_loudness(audio_vae: AudioVAE) -> None:
-    """Kicks, a chord that fades, noise: to an untrained model as unfamiliar as can be."""
+def test_an_untrained_model_preserves_loudness(audio_vae: AudioVAE) -> None:
+    """Kicks, a fading chord, and noise, none of which the model has seen."""
     t = torch.arange(GRID.samples) / GRID.sample_rate_hz
     kicks = torch.sin(2 * math.pi * 60 * t) * (-20 * (t % 0.48)).exp()
     chord = (torch.sin(2 * math.pi * 220 * t) + torch.sin(2 * math.pi * 1_760 * t)) * (1 - t / 3)
@@ -139,7 +140,7 @@ def test_no_amplitude_is_beyond_full_scale() -> None:
     assert vae.decode(far).abs().max() <= 1
 
 
-def test_the_limit_leaves_what_is_quiet_and_holds_what_is_loud() -> None:
+def test_the_limit_changes_loud_samples_only() -> None:
     x = torch.tensor([0.0, 0.1, -0.5, 0.7, 0.99, 5.0, -1e4])
     y = limit(x)
     torch.testing.assert_close(y[:3], x[:3], atol=1e-3, rtol=0)
@@ -148,7 +149,7 @@ def test_the_limit_leaves_what_is_quiet_and_holds_what_is_loud() -> None:
     assert (y[:6].diff()[[0, 2, 3, 4]] > 0).all()
 
 
-def test_sharpening_is_of_fine_structure_alone() -> None:
+def test_sharpening_changes_fine_structure_only() -> None:
     flat = torch.linspace(1, 0, values_per_frame(GRID.hop))[None, :, None].repeat(1, 1, 3)
     inside = slice(20, 490)
     torch.testing.assert_close(sharpen(flat)[:, inside], flat[:, inside], atol=1e-4, rtol=0)
@@ -191,16 +192,16 @@ def test_the_learned_prior_has_the_moments_of_the_aggregate_posterior() -> None:
     vae = latent_vae(4)
     noise = torch.randn(20_000, 6, 4)
     assert torch.equal(vae.sample_prior(noise), noise)
-    # Points of a loop that say the same but for little, around a mean of their own.
+    # The points of a loop differ little from each other, and loops differ much.
     mean = torch.randn(500, 6, 1).expand(500, 6, 4) + 0.1 * torch.randn(500, 6, 4) + 3
     std = torch.full((500, 6, 4), 0.5)
     vae.fit_prior(mean, std)
-    drawn, known = vae.sample_prior(noise).flatten(1), mean.flatten(1)
-    torch.testing.assert_close(drawn.mean(0), known.mean(0), atol=0.05, rtol=0)
-    expected = torch.cov(known.T) + 0.25 * torch.eye(24)
-    torch.testing.assert_close(torch.cov(drawn.T), expected, atol=0.06, rtol=0)
-    drawn = drawn.view(-1, 6, 4)
-    assert torch.corrcoef(torch.stack([drawn[:, 2, 0], drawn[:, 2, 3]]))[0, 1] > 0.7
+    samples, points = vae.sample_prior(noise).flatten(1), mean.flatten(1)
+    torch.testing.assert_close(samples.mean(0), points.mean(0), atol=0.05, rtol=0)
+    expected = torch.cov(points.T) + 0.25 * torch.eye(24)
+    torch.testing.assert_close(torch.cov(samples.T), expected, atol=0.06, rtol=0)
+    samples = samples.view(-1, 6, 4)
+    assert torch.corrcoef(torch.stack([samples[:, 2, 0], samples[:, 2, 3]]))[0, 1] > 0.7
 
 
 def test_four_bars_down_to_one_point() -> None:
@@ -247,6 +248,11 @@ def test_folders_that_do_not_fit(audio_vae: AudioVAE, tmp_path: Path) -> None:
         AudioVAE.load(tmp_path, Grid(bars=2))
     with pytest.raises(ValueError, match="holds a AudioVAE, not a LatentVAE"):
         LatentVAE.load(tmp_path)
+    config = read_json(tmp_path / "config.json")
+    write_json(tmp_path / "config.json", config | {"format": 1})
+    with pytest.raises(ValueError, match=r"format 1.*older.*`dvc repro` trains it anew"):
+        AudioVAE.load(tmp_path)
+    write_json(tmp_path / "config.json", config)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="truncated, missing or of another version"):

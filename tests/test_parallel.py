@@ -1,4 +1,4 @@
-"""Two processes train as one: the same losses, one folder, a clean end when one dies."""
+"""Two processes train as if they were one: the same losses, one folder, a clean end."""
 
 import os
 import signal
@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from techloop.models.sampling import draw_shard
-from techloop.training.distributed import all_gather, fabric_from_environment
+from techloop.rank import RANK_VARIABLES, is_rank_zero
+from techloop.training.distributed import all_gather, launch_fabric
 from tests.helpers.params import ROOT
 
 TRAINING = """
@@ -51,13 +52,14 @@ import sys
 import torch
 from techloop.models.audio_vae import AudioVAE
 from techloop.models.discriminators import LatentDiscriminator
-from techloop.training.distributed import fabric_from_environment
-from techloop.models.sampling import processes
-from techloop.training.audio_vae import objective, random_spectra
+from techloop.models.sampling import rank_and_world_size
+from techloop.training.audio_vae import audio_vae_loss
+from techloop.training.augmentation import random_spectra
+from techloop.training.distributed import launch_fabric
 from tests.helpers.params import GRID, small_params
 
-fabric = fabric_from_environment()
-rank, count = processes()
+fabric = launch_fabric()
+rank, count = rank_and_world_size()
 every = {}
 for regulariser in ("kl", "wae", "wae-gan"):
     torch.manual_seed(0)
@@ -67,14 +69,14 @@ for regulariser in ("kl", "wae", "wae-gan"):
             p += 0.02 * torch.randn(p.shape)
     trained = LatentDiscriminator(model) if regulariser == "wae-gan" else model
     wrapped = fabric.setup_module(trained)
-    x, draw = 0.1 * torch.randn(4, GRID.samples), torch.Generator().manual_seed(5)
+    x, generator = 0.1 * torch.randn(4, GRID.samples), torch.Generator().manual_seed(5)
     cell = small_params().train_audio_vae.cell("kl")
     cell = cell.model_copy(update={"regulariser": regulariser, "weight": 1.0, "warmup_loops": 0})
-    spectrum = random_spectra(x[rank::count], GRID, 60, draw)
-    found = objective(wrapped, spectrum, cell, draw, 0)
-    fabric.backward(found["loss"])
-    kept = {name: p.grad for name, p in trained.named_parameters() if p.grad is not None}
-    every[regulariser] = kept | {name: value.detach() for name, value in found.items()}
+    spectrum = random_spectra(x[rank::count], GRID, 60, generator)
+    terms = audio_vae_loss(wrapped, spectrum, cell, generator, 0)
+    fabric.backward(terms["loss"])
+    gradients = {name: p.grad for name, p in trained.named_parameters() if p.grad is not None}
+    every[regulariser] = gradients | {name: value.detach() for name, value in terms.items()}
 if rank == 0:
     torch.save(every, sys.argv[1])
 """
@@ -86,7 +88,7 @@ def begin(
     script = tmp_path / "train.py"
     script.write_text(text)
     runner = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if torchrun else []
-    told = {
+    variables = {
         "TECHLOOP_DEVICES": "" if torchrun else str(processes),
         "TECHLOOP_PRECISION": "32-true",
         "OMP_NUM_THREADS": "1",
@@ -94,7 +96,7 @@ def begin(
     }
     return subprocess.Popen(
         [sys.executable, *runner, str(script), *map(str, arguments)],
-        env=os.environ | told,
+        env=os.environ | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -103,14 +105,14 @@ def begin(
 
 
 def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
-    found = []
+    results = []
     for count in (1, 2):
         file = tmp_path / f"{count}.pt"
         process = begin(tmp_path, GRADIENTS, count, file)
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, said
-        found.append(torch.load(file, weights_only=True))
-    one, two = found
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+        results.append(torch.load(file, weights_only=True))
+    one, two = results
     assert list(one) == ["kl", "wae", "wae-gan"]
     for regulariser, values in one.items():
         assert set(values) == set(two[regulariser])
@@ -127,28 +129,28 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
     ("kind", "cell"),
     [("audio", "kl"), ("latent", "kl-sample-4")],
 )
-def test_two_processes_are_one(
+def test_two_processes_train_like_one(
     loops_folder: Path, latents_folder: Path, tmp_path: Path, kind: str, cell: str
 ) -> None:
     data = {"audio": loops_folder, "latent": latents_folder}[kind]
-    found = []
+    folders = []
     for processes in (1, 2):
         folder = tmp_path / f"{processes}" / "vae"
-        told = (kind, data, folder, cell, 96)
-        process = begin(tmp_path, TRAINING, processes, *told, torchrun=kind == "latent")
-        said, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, said
-        found.append(folder)
+        arguments = (kind, data, folder, cell, 96)
+        process = begin(tmp_path, TRAINING, processes, *arguments, torchrun=kind == "latent")
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+        folders.append(folder)
         assert not list((folder.parent / "checkpoints").glob("*/last.pt"))
-    one, two = (pd.read_csv(folder / "history.csv") for folder in found)
+    one, two = (pd.read_csv(folder / "history.csv") for folder in folders)
     assert list(one) == list(two)
-    # The first steps agree to the digit; then Adam makes much of the rounding of small gradients.
+    # The first steps agree to the digit; later Adam amplifies the rounding of small gradients.
     pd.testing.assert_frame_equal(one[:2], two[:2], rtol=1e-5)
     pd.testing.assert_frame_equal(one, two, rtol=0.05, atol=0.02)
 
 
 @pytest.mark.parametrize("killed", ["first", "second"])
-def test_the_end_of_one_process_is_that_of_all(
+def test_all_processes_end_when_one_is_killed(
     loops_folder: Path, tmp_path: Path, killed: str
 ) -> None:
     folder = tmp_path / "vae"
@@ -162,35 +164,37 @@ def test_the_end_of_one_process_is_that_of_all(
         p for p in psutil.Process(process.pid).children() if "train.py" in " ".join(p.cmdline())
     ]
     (process if killed == "first" else other).send_signal(signal.SIGKILL)
-    said, _ = process.communicate(timeout=60)  # until neither can say anything more
-    assert process.returncode != 0, said
+    output, _ = process.communicate(timeout=60)  # returns when both have closed their output
+    assert process.returncode != 0, output
     assert not other.is_running() or other.status() == psutil.STATUS_ZOMBIE
     assert not folder.exists()
     assert torch.load(last, weights_only=True)["step"] > 0
 
 
 @pytest.mark.ci
-def test_what_stops_all_is_told_once_and_by_the_first(loops_folder: Path, tmp_path: Path) -> None:
+def test_an_error_of_all_processes_is_printed_once_by_rank_0(
+    loops_folder: Path, tmp_path: Path
+) -> None:
     process = begin(tmp_path, DIVERGING, 2, loops_folder, tmp_path / "vae")
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 1, said
-    assert said.count("train: the loss is") + said.count("train: a weight is no longer") == 1
-    assert "Traceback" not in said
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert output.count("train: the loss is") + output.count("train: a weight is no longer") == 1
+    assert "Traceback" not in output
 
 
-def test_alone_everything_is_ones_own() -> None:
-    draw = torch.Generator().manual_seed(0)
-    share = draw_shard(torch.randint, 10, size=(3, 2), draw=draw)
-    draw.manual_seed(0)
-    assert torch.equal(share, torch.randint(10, (3, 2), generator=draw))
+def test_the_share_of_a_single_process_is_the_whole_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    share = draw_shard(torch.randint, 10, size=(3, 2), generator=generator)
+    generator.manual_seed(0)
+    assert torch.equal(share, torch.randint(10, (3, 2), generator=generator))
     assert all_gather(share) is share
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
-def test_a_number_of_devices_that_is_none(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_a_wrong_number_of_devices_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("TECHLOOP_DEVICES", value)
-    with pytest.raises(ValueError, match=f"TECHLOOP_DEVICES={value} is no number of 1 or more"):
-        fabric_from_environment()
+    with pytest.raises(ValueError, match=f"TECHLOOP_DEVICES must be a positive .* got '{value}'"):
+        launch_fabric()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +204,7 @@ def test_a_number_of_devices_that_is_none(monkeypatch: pytest.MonkeyPatch, value
         {"SLURM_PROCID": "0", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2"},
     ],
 )
-def test_another_number_than_was_started(
+def test_another_number_of_devices_than_was_started_is_refused(
     monkeypatch: pytest.MonkeyPatch, started: dict[str, str]
 ) -> None:
     for name, value in ({"TECHLOOP_DEVICES": "4"} | started).items():
@@ -208,11 +212,32 @@ def test_another_number_than_was_started(
     with pytest.raises(
         ValueError, match="TECHLOOP_DEVICES=4, but torchrun or Slurm has started 2 "
     ):
-        fabric_from_environment()
+        launch_fabric()
 
 
 @pytest.mark.parametrize("name", ["TECHLOOP_STRATEGY", "TECHLOOP_PRECISION"])
-def test_what_is_not_supported_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_unknown_strategy_or_precision_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setenv(name, "fsdp")
-    with pytest.raises(ValueError, match=f"{name}=fsdp is none of "):
-        fabric_from_environment()
+    with pytest.raises(ValueError, match=f"{name} must be one of .*, got 'fsdp'"):
+        launch_fabric()
+
+
+def test_a_stray_rank_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ValueError, match=r"number 0 of 1, but RANK.* says another"):
+        launch_fabric()
+
+
+def test_rank_zero_is_the_one_without_or_with_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in RANK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert is_rank_zero()
+    for name in RANK_VARIABLES:
+        monkeypatch.setenv(name, "0")
+    assert is_rank_zero()
+    for name in RANK_VARIABLES:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "1")
+            assert not is_rank_zero()

@@ -1,4 +1,4 @@
-"""VAE 1 alone: a process with a known spectrum, and the folder of a (hardly trained) model."""
+"""The audio VAE alone: a process with a known spectrum, and the folder of a small model."""
 
 from pathlib import Path
 
@@ -6,40 +6,40 @@ import numpy as np
 import pytest
 import torch
 
-from techloop.artifacts import read_json
 from techloop.data.datasets import LoopDataset
 from techloop.evaluation.prior import evaluate_prior, smooth_frames
 from techloop.grid import Grid
+from techloop.metric import flat_metrics
 from techloop.models.audio_vae import AudioVAE
 from tests.helpers.datasets import GRID, contents, kicks, write_loops
 
 
-def draw() -> torch.Generator:
+def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
 def test_smooth_frames_have_the_moments_and_the_correlation_of_real_ones() -> None:
-    """Of loops that are waves of period 60 of any phase, around 3, and white, around -1."""
+    """One dimension has waves of period 60 and any phase around 3, the other noise around -1."""
     t = torch.arange(240)
-    phase = torch.rand(500, 1, generator=draw()) * 2 * torch.pi
+    phase = torch.rand(500, 1, generator=generator()) * 2 * torch.pi
     waves = 3 + 2**0.5 * torch.sin(2 * torch.pi * t / 60 + phase)
-    known = torch.stack([waves, torch.randn(500, 240, generator=draw()) - 1], 1)
-    z = smooth_frames(known, 2000, draw())
+    latents = torch.stack([waves, torch.randn(500, 240, generator=generator()) - 1], 1)
+    z = smooth_frames(latents, 2000, generator())
     assert z.mean((0, 2)).tolist() == pytest.approx([3, -1], abs=0.05)
     assert z.std((0, 2)).tolist() == pytest.approx([1, 1], abs=0.05)
     centred = z - z.mean((0, 2))[:, None]
     for lag in (1, 15, 30, 60):
-        found = (centred * centred.roll(lag, -1)).mean((0, 2)).tolist()
+        correlation = (centred * centred.roll(lag, -1)).mean((0, 2)).tolist()
         expected = [np.cos(2 * np.pi * lag / 60), 0]
-        assert found == pytest.approx(expected, abs=0.06)
-    # A draw, no copy: dimensions are independent of one another and of what is known.
+        assert correlation == pytest.approx(expected, abs=0.06)
+    # A new draw: dimensions are independent of one another.
     assert abs(float((centred[:, 0] * centred[:, 1]).mean())) < 0.02
     with pytest.raises(ValueError, match="no loops"):
-        smooth_frames(known[:0], 1, draw())
+        smooth_frames(latents[:0], 1, generator())
 
 
 def test_constant_latents_give_constant_frames() -> None:
-    z = smooth_frames(torch.full((4, 2, 60), 5.0), 3, draw())
+    z = smooth_frames(torch.full((4, 2, 60), 5.0), 3, generator())
     torch.testing.assert_close(z, torch.full((3, 2, 60), 5.0))
 
 
@@ -48,16 +48,18 @@ def test_the_folder_is_whole_and_real_loops_win(audio_vae_folder: Path, tmp_path
     train, test = LoopDataset(folder, "train"), LoopDataset(folder, "test")
     vae = AudioVAE.load(audio_vae_folder, GRID)
     for name in ("a", "b"):
-        metrics = evaluate_prior(
-            vae, train, test, tmp_path / name, loops_used=200, examples=2, seed=0
-        )
+        evaluation = evaluate_prior(vae, train, test, loops_used=200, examples=2, seed=0)
+        evaluation.write(tmp_path / name, GRID)
+    metrics = flat_metrics(evaluation.metrics)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert metrics["real_frechet_log_mel"] < metrics["frechet_log_mel"]
     assert metrics["frechet_log_mel"] < metrics["white_frechet_log_mel"]
-    items = read_json(tmp_path / "a" / "items.json")
-    files = {item["file"] for item in items} | {"items.json", "metrics.json"}
+    assert metrics["loops"] == 24
+    files = {"metrics.json", "arrays.npz", "facts.json", "sounds.json"}
+    files |= {f"{kind}-{i}.wav" for kind in ("smooth", "white") for i in (1, 2)}
     assert files == set(contents(tmp_path / "a"))
-    assert len([item for item in items if item["kind"] == "audio"]) == 4
+    assert evaluation.arrays["levels_db"].shape == (4, 64, GRID.frames)
+    assert evaluation.metrics["coverage"].baselines.keys() == {"white", "real"}
 
 
 def test_loops_of_another_grid_are_refused(audio_vae_folder: Path, tmp_path: Path) -> None:
@@ -66,4 +68,4 @@ def test_loops_of_another_grid_are_refused(audio_vae_folder: Path, tmp_path: Pat
     vae = AudioVAE.load(audio_vae_folder, GRID)
     vae.grid = Grid(bars=2)
     with pytest.raises(ValueError, match="the audio VAE on"):
-        evaluate_prior(vae, train, test, tmp_path / "a", loops_used=9, examples=1, seed=0)
+        evaluate_prior(vae, train, test, loops_used=9, examples=1, seed=0)

@@ -1,102 +1,45 @@
 """The page holds what the stages left, whole and without a network, and says what is missing."""
 
 import base64
-import csv
 import itertools
 import json
 import math
 import re
 import shutil
-from collections.abc import Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from ruamel.yaml import YAML
 
 from techloop.artifacts import fingerprint, read_json, write_json
-from techloop.audio.wav import write_loop
+from techloop.data.summary import duration
+from techloop.metric import BASELINES, Better, Metric, by_name, read_metrics, write_metrics
+from techloop.pipeline.deps import PIPELINES, code_deps
+from techloop.reporting.cells import STAGES, Cell
 from techloop.reporting.charts import chart_script
-from techloop.reporting.page import (
-    Cell,
-    _table,
-    better,
-    duration,
-    flat,
-    label,
-    number,
-    shorten,
-    unit,
-    write_report,
-)
+from techloop.reporting.latent_comparison import DRAWN, STUDY
+from techloop.reporting.metric_table import best_value, metric_table
+from techloop.reporting.numbers import format_number
+from techloop.reporting.page import write_report
+from techloop.reporting.render import flat, format_field, sentence
 from tests.helpers.params import ROOT
+from tests.helpers.report import (
+    BITS,
+    CELLS,
+    EVALUATED,
+    EXHIBITS,
+    LOSS,
+    Page,
+    build,
+    history,
+    make_finished,
+    write_history,
+    write_study_metrics,
+)
 
-RATE = 16_000
-CELLS = ("kl-mean-16", "wae-mean-4")
-EVALUATED = {
-    "reconstruction": ("kl", "wae"),
-    "descriptors": ("kl", "wae"),
-    "prior": ("kl", "wae"),
-    "smoothness": CELLS,
-    "generation": CELLS,
-    "controls": CELLS,
-}
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def write_index(folder: Path) -> None:
-    """1,944 loops of 324 recordings of 1 to 6 bars, each recording six times."""
-    i = np.arange(1944)
-    columns = {
-        "name": [f"pack/<{n}>.wav" for n in i // 6],
-        "group": [f"author {n}" for n in i // 60],
-        "split": np.repeat(["train", "validation", "test"], [1560, 190, 194]),
-        "licence": np.repeat(["CC0-1.0", ""], [1200, 744]),
-        "bpm": 120.0 + i // 6 % 12,
-        "bpm_source": np.where(i // 6 % 2, "name", "length"),
-        "bpm_confidence": 1 - (i // 6) / 1000,
-        "bpm_evidence": "name 120; onsets 120.1",
-        "duration_s": 2.0 * (1 + i // 6 % 6),
-        "loudness_lufs": -20 + 0.005 * i,
-    }
-    pd.DataFrame(columns).to_parquet(folder / "index.parquet")
-
-
-def history(seed: int) -> list[dict]:
-    rng = np.random.default_rng(seed)
-    return [
-        {
-            "loops_seen": 1000 * i,
-            "split": split,
-            "loss": 3 / i + 0.2 + 0.05 * rng.random(),
-            "bits_per_second": 900 * (1 - math.exp(-i / 5)) if split == "validation" else "",
-            "kl_nats_dim_00": 1.0,
-        }
-        for i in range(1, 20)
-        for split in ("train", "validation")
-    ]
-
-
-def picture(path: Path, seed: int) -> None:
-    noise = np.random.default_rng(seed).integers(0, 255, (30, 60, 3), dtype=np.uint8)
-    Image.fromarray(noise).resize((900, 450)).save(path)
-
-
-def sound(path: Path, seed: int, bars: int = 1) -> None:
-    t = np.arange(30_720 * bars) / RATE
-    rng = np.random.default_rng(seed)
-    kick = np.sin(2 * np.pi * 50 * t) * np.exp(-8 * (t % 0.48))
-    hat = 0.2 * rng.standard_normal(t.size) * np.exp(-40 * ((t + 0.24) % 0.48))
-    write_loop(path, (0.8 * kick + hat).astype(np.float32), RATE, 125.0, 4 * bars)
+TEMPLATES = ROOT / "techloop" / "reporting" / "templates"
 
 
 @pytest.fixture(scope="session")
@@ -107,155 +50,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-def make_finished(top: Path) -> None:
-    data, reports = top / "data", top / "reports"
-    grid = {"sample_rate_hz": RATE, "hop": 128, "bpm": 125.0, "beats_per_bar": 4, "bars": 1}
-    write_json(
-        data / "loops" / "card.json",
-        {
-            "format": 1,
-            "grid": grid,
-            "source": "folder",
-            "loops": 1944,
-            "hours": 1.04,
-            "splits": {"train": 1560, "validation": 190, "test": 194},
-            "shards": [{"file": "audio-00000.npy", "loops": 1944}],
-            "licences": {"CC0-1.0": 1200, "": 744},
-            "rejected": {"silent": 2, "unreadable": 1},
-            "items": 340,
-            "preparation": {"loudness_lufs": -16.0},
-            "seed": 7,
-            "fingerprint": "0123456789abcdef",
-        },
-    )
-    row = {"bar": "3", "value": "-70.25", "limit": "-60"}
-    write_rows(
-        data / "loops" / "rejected.csv",
-        [
-            {"file": "a/quiet.wav", "reason": "silent", "detail": "less loud than -60", **row},
-            {"file": "b/quiet.wav", "reason": "silent", "detail": "less loud than -60", **row},
-            {
-                "file": "<b>broken</b>.mp3",
-                "bar": "",
-                "reason": "unreadable",
-                "detail": "no decoder",
-                "value": "",
-                "limit": "",
-            },
-        ],
-    )
-    write_index(data / "loops")
-    stages = ["prepare_loops"]
-    for kind, cells in (("audio_vae", ("kl", "wae")), ("latent_vae", CELLS)):
-        for i, cell in enumerate(cells):
-            folder = data / kind / cell
-            write_rows(folder / "history.csv", history(i))
-            dims = {f"kl_nats_dim_{d:02d}": 2.0 / (d + 1) - 0.1 for d in range(16)}
-            write_json(
-                folder / "metrics.json",
-                {"loss": 0.5 + i, "bits_per_second": 812.5, "active_units": 12.0, **dims},
-            )
-            if kind == "latent_vae":
-                regulariser, _, length = cell.split("-")
-                of = {"regulariser": regulariser, "objective": "trajectory-mean"}
-                write_json(folder / "config.json", {"cell": {**of, "length": int(length)}})
-            stages.append(f"train_{kind}@{cell}")
-    for kind, cells in EVALUATED.items():
-        for i, cell in enumerate(cells):
-            folder = reports / kind / cell
-            metrics = {"spectral_distance": 1.25 + i, "loops": 194, "undefined": math.nan}
-            if kind == "reconstruction":
-                metrics["silence_spectral_distance"] = 7.5
-            write_json(folder / "metrics.json", metrics)
-            picture(folder / "figure.png", i)
-            items = [figure("figure.png", "A figure", "What it <shows>.")]
-            for n in range(8 if kind == "generation" else 0):
-                sound(folder / f"loop-{n}.wav", n)
-                items.append(audio(f"loop-{n}.wav", f"Loop {n + 1}", "Seed 0.", loop=True))
-            for n, name in enumerate(("morph", "walk") if kind == "smoothness" else ()):
-                sound(folder / f"{name}.wav", n, bars=8)
-                items.append(audio(f"{name}.wav", name.capitalize(), "", loop=name == "walk"))
-            if kind == "descriptors":
-                write_rows(
-                    folder / "table.csv",
-                    [{"dimension": d, "descriptor": "loudness", "q": 1e-5 / 3} for d in range(3)],
-                )
-                items.append({**figure("table.csv", "All of it", "By size."), "kind": "table"})
-            write_json(folder / "items.json", items)
-            stages.append(f"evaluate_{kind}@{cell}")
-    for n, stage in enumerate([*stages, "report"]):
-        write_json(
-            reports / "runs" / f"{stage}.json",
-            {
-                "stage": stage,
-                "run_id": f"{n:032x}",
-                "experiment_id": "1",
-                "tracking_uri": "sqlite:///mlflow.db",
-                "wall_s": 10.0 + 25 * n,
-                "peak_memory_mb": 900 + n,
-                "commit": "c0ffee" * 6 + "c0ff",
-                "dirty": n == 3,
-                "device": "cpu: 2 cores",
-                "params": {"training": {"loops": 34000}},
-                "inputs": {"data/loops": "0123456789abcdef"},
-            },
-        )
-
-
-def figure(file: str, title: str, caption: str) -> dict:
-    return {"kind": "figure", "file": file, "title": title, "caption": caption}
-
-
-def audio(file: str, title: str, caption: str, *, loop: bool) -> dict:
-    return {"kind": "audio", "file": file, "title": title, "caption": caption, "loop": loop}
-
-
-class Page(HTMLParser):
-    """What a reader of the page's structure sees; unbalanced tags are an error."""
-
-    VOID = frozenset({"meta", "link", "img", "br", "path"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
-
-
-def build(
-    top: Path, audio_cells: Sequence[str] = ("kl", "wae"), latent_cells: Sequence[str] = CELLS
-) -> tuple[str, Page]:
-    write_report(
-        top / "reports",
-        top / "data",
-        top / "reports",
-        audio_cells=audio_cells,
-        latent_cells=latent_cells,
-    )
-    text = (top / "reports" / "index.html").read_text()
-    return text, Page(text)
-
-
 def charts(text: str) -> list[dict]:
     """Specifications of the charts of a page."""
-    found = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
-    return [json.loads(spec) for spec in found]
+    specs = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
+    return [json.loads(spec) for spec in specs]
 
 
 def dots(spec: dict) -> list[tuple[str, float, float]]:
@@ -268,13 +66,49 @@ def rows_of(spec: dict, layer: int) -> list[dict]:
     return spec["datasets"][(spec["layer"][layer].get("data") or spec["data"])["name"]]
 
 
-def test_the_ends_of_an_interval_are_in_the_row_of_their_name() -> None:
-    metrics = {"coverage": 0.5, "coverage_low": 0.4, "coverage_high": 0.6, "real_coverage": 0.9}
-    table = _table([Cell("a", Path(), metrics), Cell("b", Path(), {"coverage": 0.7})])
-    (row,) = table["rows"]
-    assert (row["name"], row["values"]) == ("coverage", [0.5, 0.7])
-    assert row["intervals"] == [(0.4, 0.6), (None, None)]
-    assert [r["name"] for r in table["baselines"][0]["rows"]] == ["coverage"]
+def cell(name: str, *measurements) -> Cell:
+    return Cell(name, Path(), by_name(*measurements))
+
+
+def test_an_interval_and_baselines_belong_to_their_metric() -> None:
+    coverage = Metric("coverage", "coverage", better="higher", baselines=("real",))
+    alone = Metric("coverage", "coverage", better="higher")
+    table = metric_table(
+        [cell("a", coverage.measured(0.5, (0.4, 0.6), real=0.9)), cell("b", alone.measured(0.7))]
+    )
+    ((metric, values, intervals, best),) = table.rows
+    assert (metric.name, values, best) == ("coverage", [0.5, 0.7], 0.7)
+    assert intervals == [(0.4, 0.6), None]
+    (baseline,) = table.baselines
+    assert baseline.title == "real loops"
+    ((metric, values, *_),) = baseline.rows
+    assert metric.name == "coverage"
+    np.testing.assert_array_equal(values, [0.9, math.nan])
+
+
+@pytest.mark.parametrize("name", ["coverage", "spectral_distance", "probe_r2", "anything_else"])
+@pytest.mark.parametrize(("better", "arrow", "best"), [("lower", "↓", 1.5), ("higher", "↑", 2.5)])
+def test_a_metric_says_itself_which_way_is_better(
+    finished: Path, tmp_path: Path, name: str, better: Better, arrow: str, best: float
+) -> None:
+    top = shutil.copytree(finished, tmp_path / "copy")
+    metric = Metric(name, "some label", "Hz", better)
+    for value, audio_cell in ((1.5, "kl"), (2.5, "wae")):
+        file = top / "reports" / "reconstruction" / audio_cell / "metrics.json"
+        write_metrics(file, by_name(metric.measured(value)))
+    text, _ = build(top)
+    row = re.search(r"some label.*?</tr>", text, re.DOTALL)
+    assert row
+    assert f'title="{better} is better">{arrow}<' in row[0]
+    assert ">Hz<" in row[0]
+    assert re.findall(r'<td class="best">([\d.]+)</td>', row[0]) == [str(best)]
+
+
+def test_no_value_is_best_without_a_direction_or_a_difference() -> None:
+    assert best_value([1.0, 2.0], "") is None
+    assert best_value([2.0, 2.0], "lower") is None
+    assert best_value([math.nan, 2.0], "lower") is None
+    assert best_value([math.nan, 2.0, 3.0], "lower") == 2.0
 
 
 def test_the_page_is_whole_and_needs_no_network(finished: Path) -> None:
@@ -309,9 +143,9 @@ def test_every_sound_can_be_played_and_is_inside_unchanged(finished: Path) -> No
     for button in buttons:
         assert (button["aria-label"] or "").startswith("Play ")
         assert re.search(rf'id="{button["data-sound"]}">[A-Za-z0-9+/=]{{1000,}}<', text)
-    walk = next(b for b in buttons if b["data-sound"] == "smoothness-kl-mean-16-walk-wav")
+    walk = next(b for b in buttons if b["data-sound"] == "evaluate_smoothness-kl-mean-16-walk-wav")
     assert walk["data-loop"] == "1"
-    content = re.search(r'id="smoothness-kl-mean-16-walk-wav">([^<]*)<', text)
+    content = re.search(r'id="evaluate_smoothness-kl-mean-16-walk-wav">([^<]*)<', text)
     file = finished / "reports" / "smoothness" / "kl-mean-16" / "walk.wav"
     assert content
     assert base64.b64decode(content[1]) == file.read_bytes()
@@ -319,7 +153,7 @@ def test_every_sound_can_be_played_and_is_inside_unchanged(finished: Path) -> No
 
 def test_what_the_page_says(finished: Path) -> None:
     text, _ = build(finished)
-    for said in (
+    for words in (
         "1,944",
         "c0ffeec0",
         "0123456789abcdef",
@@ -330,10 +164,10 @@ def test_what_the_page_says(finished: Path) -> None:
         f"{5:032x}",
         "training.loops",
         "812.5",
-        "Baselines, to read these by: silence",
+        "Baselines to compare with: silence",
         "3.333e−06",
     ):
-        assert said in text, said
+        assert words in text, words
     assert "<b>broken</b>" not in text
     assert read_json(finished / "reports/runs/report.json")["run_id"] not in text, (
         "the report's own run is from another time"
@@ -344,13 +178,35 @@ def test_the_same_inputs_give_the_same_bytes(finished: Path) -> None:
     assert build(finished)[0] == build(finished)[0]
 
 
-def test_metrics_by_stage_and_cell(finished: Path) -> None:
+def test_metrics_by_stage_and_cell_say_what_they_mean(finished: Path) -> None:
     build(finished)
     metrics = read_json(finished / "reports" / "metrics.json")
-    assert metrics["train_audio_vae"]["wae"]["loss"] == 1.5
-    assert metrics["evaluate_smoothness"]["kl-mean-16"]["spectral_distance"] == 1.25
-    assert metrics["evaluate_smoothness"]["kl-mean-16"]["undefined"] is None
+    assert metrics["train_audio_vae"]["wae"]["loss"]["value"] == 1.5
+    smoothness = metrics["evaluate_smoothness"]["kl-mean-16"]
+    assert smoothness == read_json(finished / "reports/smoothness/kl-mean-16/metrics.json")
+    assert smoothness["spectral_distance"] == {
+        "label": "spectral distance",
+        "unit": "",
+        "better": "lower",
+        "value": 1.25,
+    }
+    assert smoothness["undefined"]["value"] is None
+    silence = metrics["evaluate_reconstruction"]["kl"]["spectral_distance"]["baselines"]
+    assert silence == {"silence": 7.5}
     assert metrics["prepare_loops"]["loops"] == 1944
+
+
+def test_pictures_are_drawn_into_a_folder_per_stage_and_cell(finished: Path) -> None:
+    figures = finished / "reports" / "figures"
+    stale = figures / "evaluate_prior" / "gone" / "old.png"
+    stale.parent.mkdir(parents=True, exist_ok=True)
+    stale.write_bytes(b"")
+    build(finished)
+    drawn = {path.relative_to(figures).as_posix() for path in figures.rglob("*.png")}
+    assert drawn == {
+        f"evaluate_{kind}/{name}/figure.png" for kind, cells in EVALUATED.items() for name in cells
+    }
+    assert not list((finished / "reports").glob(".figures*"))
 
 
 @pytest.mark.parametrize(
@@ -412,7 +268,8 @@ def test_a_missing_cell_is_named_and_the_others_are_there(finished: Path, tmp_pa
 
 
 def test_nothing_at_all_still_is_a_page(tmp_path: Path) -> None:
-    write_report(tmp_path, tmp_path, tmp_path, audio_cells=["kl"], latent_cells=CELLS)
+    cells = {"audio": ["kl"], "latent": CELLS}
+    write_report(tmp_path, tmp_path, tmp_path, cells=cells, exhibits=EXHIBITS)
     text = (tmp_path / "index.html").read_text()
     assert len(re.findall("has not run", text)) == 3 + len(EVALUATED)
     assert "No stage has recorded a run" in text
@@ -434,18 +291,18 @@ def test_what_is_too_large_is_linked(
     # Pictures and all short loops are in; of the four pieces, the first still fits.
     assert len(page.all("img")) == sum(map(len, EVALUATED.values()))
     sounds = [str(b["data-sound"]) for b in page.all("button") if "data-sound" in b]
-    assert len([name for name in sounds if name.startswith("generation")]) == 16
-    assert sounds[16:] == ["smoothness-kl-mean-16-morph-wav"]
+    assert len([name for name in sounds if name.startswith("evaluate_generation")]) == 16
+    assert sounds[16:] == ["evaluate_smoothness-kl-mean-16-morph-wav"]
     links = [a["href"] for a in page.all("a") if not (a["href"] or "").startswith("#")]
     assert len(links) == 3
     for link in links:
         assert (top / "reports" / str(link)).is_file()
 
 
-def test_a_listed_file_that_is_not_there_is_refused(finished: Path, tmp_path: Path) -> None:
+def test_an_exhibit_whose_file_is_missing_is_refused(finished: Path, tmp_path: Path) -> None:
     top = shutil.copytree(finished, tmp_path / "copy")
     (top / "reports" / "generation" / CELLS[0] / "loop-3.wav").unlink()
-    with pytest.raises(ValueError, match=r"lists loop-3\.wav, which is not there"):
+    with pytest.raises(ValueError, match=r"kl-mean-16 lacks loop-3\.wav, which the report shows"):
         build(top)
     (top / "data" / "loops" / "card.json").write_text("{")
     with pytest.raises(ValueError, match="damaged"):
@@ -465,9 +322,11 @@ def test_a_curve_a_cell_and_split(finished: Path) -> None:
     assert [title.strip() for title in titles[:2]] == ["loss", "bits per second"]
     loss, rate = charts(text)[:2]
     rows = history(0)
-    for split, said in (("train", "kl, training"), ("validation", "kl, validation")):
+    for split, title in (("train", "kl, training"), ("validation", "kl, validation")):
         expected = [(r["loops_seen"], r["loss"]) for r in rows if r["split"] == split]
-        np.testing.assert_allclose([d[1:] for d in dots(loss) if d[0] == said], expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            [d[1:] for d in dots(loss) if d[0] == title], expected, rtol=1e-5
+        )
     assert {title for title, _, _ in dots(rate)} == {"kl, validation", "wae, validation"}
     ends = [
         float(end) for end in re.findall(r"(?:training|validation) ([\d.]+)", loss["description"])
@@ -481,34 +340,39 @@ def last(seed: int, split: int) -> float:
 
 def test_a_metric_without_two_points_is_not_drawn(finished: Path, tmp_path: Path) -> None:
     top = shutil.copytree(finished, tmp_path / "copy")
-    for cell in ("kl", "wae"):
+    for name in ("kl", "wae"):
         rows = [row | {"once": 1.0 if i == 0 else "inf"} for i, row in enumerate(history(0))]
-        write_rows(top / "data" / "audio_vae" / cell / "history.csv", rows)
+        write_history(top / "data/audio_vae" / name, rows, LOSS, BITS, Metric("once", "once"))
     assert len(charts(build(top)[0])) == len(charts(build(finished)[0]))
 
 
 def test_log_curves_where_values_span_decades(finished: Path, tmp_path: Path) -> None:
     top = shutil.copytree(finished, tmp_path / "copy")
     rows = [row | {"loss": 10.0 ** (-i % 5)} for i, row in enumerate(history(0))]
-    write_rows(top / "data" / "audio_vae" / "kl" / "history.csv", rows)
+    write_history(top / "data" / "audio_vae" / "kl", rows, LOSS, BITS)
     scales = [spec["layer"][0]["encoding"]["y"]["scale"] for spec in charts(build(top)[0])]
     assert [scale.get("type") for scale in scales[:2]] == ["log", None]
 
 
+def test_a_column_without_a_meaning_is_not_drawn(finished: Path) -> None:
+    """As those of single latent dimensions."""
+    assert "kl_nats_dim_00" in history(0)[0]
+    assert "kl_nats_dim" not in build(finished)[0]
+
+
 def test_cells_side_by_side(finished: Path, tmp_path: Path) -> None:
     top = shutil.copytree(finished, tmp_path / "copy")
-    for cell, ratio in zip(CELLS, (1.5, math.nan), strict=True):
-        add = {"perceptual_path_ratio": ratio, "crossfade_perceptual_path_ratio": 2 * ratio}
-        file = top / "reports" / "smoothness" / cell / "metrics.json"
-        write_json(file, read_json(file) | add)
+    for name, ratio in zip(CELLS, (1.5, math.nan), strict=True):
+        file = top / "reports" / "smoothness" / name / "metrics.json"
+        write_study_metrics(file, "evaluate_smoothness", perceptual_path_ratio=ratio)
     text, _ = build(top)
     table = re.search(r'<table class="sortable">.*?</table>', text, re.DOTALL)
     assert table
     heads = re.findall(r"<button type=.button.><span>([^<]*)</span>", table[0])
     assert heads == [
-        *("Cell", "Points a loop", "Regulariser", "Objective"),
+        *("Cell", "Points per loop", "Regulariser", "Objective"),
         *("Active units", "Perceptual path ratio"),
-    ], "what nothing is known of is left out"
+    ], "a metric without any value is left out"
     rows = re.findall(r"<tr><th scope=.row.>(.*?)</tr>", table[0])
     cells = [re.split(r"<[^>]*>(?:<[^>]*>)?", row)[:6] for row in rows]
     assert cells == [
@@ -516,14 +380,40 @@ def test_cells_side_by_side(finished: Path, tmp_path: Path) -> None:
         ["wae-mean-4", "4", "wae", "trajectory-mean", "12", "–"],
     ]
     assert re.findall(r'<td data-value="([^"]*)"', rows[1]) == ["4", "12.0"]
-    (chart,) = [spec for spec in charts(text) if "points a loop" in spec["description"]]
+    (chart,) = [spec for spec in charts(text) if "points per loop" in spec["description"]]
     assert dots(chart) == [("kl, trajectory-mean", 16, 1.5)]
-    assert rows_of(chart, 0) == [{"name": "cross-fade", "low": 3.0, "high": 3.0}]
+    assert rows_of(chart, 0) == [
+        {"name": "cross-fade", "low": 3.0, "high": 3.0},
+        {"name": "line in the audio VAE's latents", "low": 3.0, "high": 3.0},
+    ]
 
 
-def test_a_latent_vae_that_does_not_say_what_it_is_is_refused(
-    finished: Path, tmp_path: Path
+def test_what_is_compared_is_declared_consistently() -> None:
+    assert set(DRAWN) <= set(STUDY)
+    assert set(STUDY.values()) <= set(STAGES)
+    assert {key for keys in DRAWN.values() for key in keys} <= set(BASELINES)
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_a_compared_metric_that_a_stage_does_not_measure_is_refused(
+    finished: Path, tmp_path: Path, name: str
 ) -> None:
+    top = shutil.copytree(finished, tmp_path / "copy")
+    folder = top / str(STAGES[STUDY[name]].folder) / CELLS[1]
+    metrics = read_metrics(folder / "metrics.json")
+    renamed = Metric(f"new_{name}", "renamed").measured(1.0)
+    others = [m for m in metrics.values() if m.metric.name != name]
+    write_metrics(folder / "metrics.json", by_name(*others, renamed))
+    with pytest.raises(ValueError, match=rf"{CELLS[1]}.metrics\.json lacks metric {name}"):
+        build(top)
+    if DRAWN.get(name):
+        bare = Metric(name, "without baselines").measured(1.0)
+        write_metrics(folder / "metrics.json", by_name(*others, bare))
+        with pytest.raises(ValueError, match=rf"metric {name} or its baselines"):
+            build(top)
+
+
+def test_a_latent_vae_without_its_cell_is_refused(finished: Path, tmp_path: Path) -> None:
     top = shutil.copytree(finished, tmp_path / "copy")
     write_json(top / "data" / "latent_vae" / CELLS[0] / "config.json", {"format": 1})
     with pytest.raises(ValueError, match=r"kl-mean-16.config\.json lacks `cell`"):
@@ -543,47 +433,31 @@ def test_a_latent_vae_that_does_not_say_what_it_is_is_refused(
         (1234.5, "1,234"),
     ],
 )
-def test_number(value: float | None, text: str) -> None:
-    assert number(value) == text
+def test_a_number(value: float | None, text: str) -> None:
+    assert format_number(value) == text
 
 
-def test_names() -> None:
-    assert (label("error_centroid_hz"), unit("error_centroid_hz")) == ("error centroid", "Hz")
-    assert (label("bits_per_second"), unit("bits_per_second")) == ("bits per second", "bit/s")
-    assert (label("loss"), unit("loss")) == ("loss", "")
-    assert label("mean_probe_r2") == "mean probe R²"
-    directed = {
-        "spectral_distance": "↓",
-        "error_onset_density": "↓",
-        "copied_share": "↓",
-        "walk_length_ratio_loudness_db": "↓",
-        "probe_r2": "↑",
-        "coverage": "↑",
-        "monotonicity_centroid_hz": "↑",
-    }
-    assert {name: better(name) for name in directed} == directed
-    for name in (
-        "bound_nats_per_frame",
-        "distortion_nats_per_frame",
-        "density",
-        "onset_density",
-        "significant_share",
-        "seam_ratio",
-        "explained_variance",
-        "kick_on_beat",
-        "loss",
-    ):
-        assert better(name) == "", name
-    assert shorten("0.123456") == "0.1235"
-    assert shorten("") == "–"
-    assert shorten("kick") == "kick"
+def test_a_field_of_a_table() -> None:
+    assert format_field("0.123456") == "0.1235"
+    assert format_field("") == "–"
+    assert format_field("kick") == "kick"
+    assert (format_field("-inf"), format_field("inf"), format_field("nan")) == ("−∞", "∞", "–")
+
+
+def test_words_and_durations() -> None:
+    assert sentence("audio VAE's latents") == "Audio VAE's latents", "capitals stay"
     assert [duration(h) for h in (2.0, 0.5, 0.01)] == ["2.0 h", "30 min", "36 s"]
     assert flat({"a": {"b": 1}, "c": 2}) == [("a.b", 1), ("c", 2)]
 
 
-def test_the_stage_writes_both_files(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stage_writes_page_metrics_and_pictures(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from stages import report
+    from techloop.reporting.exhibits import by_stage
 
+    assert set(by_stage.EXHIBITS) == set(EXHIBITS)
+    monkeypatch.setattr(by_stage, "EXHIBITS", EXHIBITS)
     (finished / ".dvc").mkdir(exist_ok=True)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -591,8 +465,9 @@ def test_the_stage_writes_both_files(finished: Path, monkeypatch: pytest.MonkeyP
     shutil.copy(ROOT / "params.yaml", finished)
     report.main()
     record = json.loads((finished / "reports" / "runs" / "report.json").read_text())
-    kept = finished / "mlruns" / record["run_id"] / "artifacts"
-    assert {path.name for path in kept.iterdir()} == {"index.html", "metrics.json"}
+    artifacts = finished / "mlruns" / record["run_id"] / "artifacts"
+    assert {path.name for path in artifacts.iterdir()} == {"index.html", "metrics.json", "figures"}
+    assert (artifacts / "figures" / "evaluate_prior" / "kl" / "figure.png").is_file()
     assert record["inputs"]["data/loops"] == "0123456789abcdef"
     for name in ("data/audio_vae/wae", "reports/generation/kl-mean-16"):
         assert record["inputs"][name] == fingerprint(finished / name)
@@ -635,8 +510,8 @@ def test_reasons_say_value_and_limit(finished: Path) -> None:
     assert re.search(r"unreadable</th><td[^>]*>1</td><td[^>]*>1</td>", text), "a whole file"
     assert "<code>a/quiet.wav</code>, bar 3" in text
     assert "recordings, of 340" in text
-    for said in ("How tempi were found", "Least sure of", "pack/&lt;323&gt;.wav", "onsets 120.1"):
-        assert said in text, said
+    for words in ("Sources of tempi", "least certain", "pack/&lt;323&gt;.wav", "onsets 120.1"):
+        assert words in text, words
 
 
 def test_an_older_dataset_is_named_and_the_rest_is_there(finished: Path, tmp_path: Path) -> None:
@@ -649,13 +524,13 @@ def test_an_older_dataset_is_named_and_the_rest_is_there(finished: Path, tmp_pat
     table.write_text(table.read_text().replace("file,", "name,", 1))
     text, page = build(top)
     assert "index.parquet has no bpm_evidence, duration_s; rejected.csv has no file" in text
-    assert "Not known of any." in text
+    assert "Unknown for all of them." in text
     assert len([svg for svg in page.all("svg") if svg.get("class") == "histogram"]) == 2
     assert "<code>a/quiet.wav</code>" in text
     table.unlink()
     text, _ = build(top)
     assert "rejected.csv is not there" in text
-    assert "<p>Not known.</p>" in text
+    assert "<p>Unknown.</p>" in text
 
 
 def test_a_damaged_index_is_refused(finished: Path, tmp_path: Path) -> None:
@@ -666,5 +541,16 @@ def test_a_damaged_index_is_refused(finished: Path, tmp_path: Path) -> None:
         build(top)
 
 
-def test_a_text_of_a_page_says_infinity() -> None:
-    assert (shorten("-inf"), shorten("inf"), shorten("nan")) == ("−∞", "∞", "–")
+def test_every_template_makes_the_report_stale() -> None:
+    templates = {path.relative_to(ROOT).as_posix() for path in TEMPLATES.glob("*")}
+    assert len(templates) > 5
+    assert templates <= set(code_deps("report"))
+
+
+def test_drawing_makes_only_reports_stale() -> None:
+    """A changed colour runs no evaluation and drops no checkpoint."""
+    yaml = YAML(typ="safe")
+    stages = [name for file in PIPELINES for name in yaml.load(ROOT / file)["stages"]]
+    assert len(stages) > 10
+    stale = {name for name in stages if "techloop/reporting/plots.py" in code_deps(name)}
+    assert stale == {"report", "study_report"}

@@ -23,7 +23,9 @@ from techloop.data.datasets import LatentDataset, LoopDataset
 from techloop.data.sources.synth.source import SynthSource
 from techloop.models.audio_vae import AudioVAE
 from techloop.params import Training
+from techloop.training.distributed import launch_fabric
 from techloop.training.loop import fit
+from techloop.training.task import Task
 from tests.helpers.params import GRID, ROOT, preparation, recipe
 
 UNPICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
@@ -99,15 +101,37 @@ class Burglar:
         return Path.touch, (self.file,)
 
 
+class InterruptedTask(Task[torch.Tensor]):
+    """A training that is interrupted after some loops."""
+
+    def __init__(self, interrupt_at: int) -> None:
+        self.module, self.loop_ids, self.interrupt_at = (
+            nn.Linear(1, 1),
+            list("abcdefgh"),
+            interrupt_at,
+        )
+
+    @property
+    def identity(self):
+        return {}
+
+    def batch(self, rows):
+        return torch.ones(len(rows), 1)
+
+    def loss(self, module, batch, generator, seen):
+        if seen == self.interrupt_at:
+            raise KeyboardInterrupt
+        return {"loss": module(batch).square().mean()}
+
+    def validate(self):
+        return {}
+
+
 def test_a_checkpoint_that_runs_code_is_refused(tmp_path: Path) -> None:
     entered = tmp_path / "entered"
 
-    def train(at: int) -> None:
-        def step(net, rows, draw, seen):
-            if seen == at:
-                raise KeyboardInterrupt
-            return {"loss": net(torch.ones(4, 1)).square().mean()}
-
+    def train(interrupt_at: int) -> None:
+        task = InterruptedTask(interrupt_at)
         training = Training(
             loops=64,
             batch_size=4,
@@ -115,16 +139,16 @@ def test_a_checkpoint_that_runs_code_is_refused(tmp_path: Path) -> None:
             validate_every_loops=16,
             checkpoint_every_loops=16,
         )
-        fit(nn.Linear(1, 1), step, lambda net: {}, ids=list("abcdefgh"), training=training, seed=0,
-            identity={}, log=lambda m, s: None, checkpoints=tmp_path)  # fmt: skip
+        fit(task, launch_fabric(), training=training, seed=0, log=lambda m, s: None,
+            checkpoints=tmp_path)  # fmt: skip
 
     with pytest.raises(KeyboardInterrupt):
-        train(at=40)
+        train(interrupt_at=40)
     (last,) = tmp_path.glob("*/last.pt")
     saved = torch.load(last, weights_only=True)
     torch.save(saved | {"optimizer": Burglar(entered)}, last)
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
-        train(at=-1)
+        train(interrupt_at=-1)
     assert not entered.exists()
     torch.load(last, weights_only=False)
     assert entered.exists(), "it would have run"

@@ -2,6 +2,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,17 +16,28 @@ from torch import nn
 from techloop.artifacts import read_json, write_json
 from techloop.audio.vocoder import values_per_frame
 from techloop.data.datasets import LatentDataset, LoopDataset
+from techloop.metric import flat_metrics, read_metrics
 from techloop.models.audio_vae import AudioVAE
 from techloop.models.discriminators import LatentDiscriminator
 from techloop.models.latent_vae import LatentVAE
 from techloop.params import Training
-from techloop.training import audio_vae as training_of_audio_vae
-from techloop.training.audio_vae import change_speed, random_spectra, train_audio_vae
-from techloop.training.latent_vae import rotated
-from techloop.training.latents import latent_metrics
-from techloop.training.loop import GRADIENT_NORM, batch_rows, fit, schedule, warm_up
+from techloop.training.audio_vae import train_audio_vae
+from techloop.training.augmentation import change_speed, random_rotation, random_spectra
+from techloop.training.checkpoint import checkpoint_of
+from techloop.training.distributed import launch_fabric
+from techloop.training.latent_summary import latent_summary, read_dimensions
+from techloop.training.loop import fit
 from techloop.training.losses import gaussian_kl, rate, spectrogram_distance
-from tests.helpers.params import GRID, small_params, train_small_audio_vae, train_small_latent_vae
+from techloop.training.optimizer import MAX_GRADIENT_NORM, learning_rate_share, warm_up
+from techloop.training.sampler import shuffled_rows
+from techloop.training.task import Task
+from tests.helpers.params import (
+    GRID,
+    ROOT,
+    small_params,
+    train_small_audio_vae,
+    train_small_latent_vae,
+)
 
 TRAINING = Training(
     loops=64, batch_size=4, learning_rate=0.01, validate_every_loops=16, checkpoint_every_loops=16
@@ -36,59 +49,88 @@ class PowerCut(Exception):
     pass
 
 
-def line(
-    checkpoints: Path, fail_at: int | None = None, *, step_fails: bool = False, **kwargs
-) -> tuple[nn.Module, list]:
-    """Fit y = w x to noisy targets, all randomness from the step's generator."""
-    torch.manual_seed(0)
-    model, logged = nn.Linear(3, 1), []
+class LineTask(Task[torch.Tensor]):
+    """Fit y = w x to noisy targets; all randomness comes from the step's generator."""
 
-    def step(net, rows, draw, seen):
-        if seen == fail_at or step_fails:
+    def __init__(self, loop_ids=IDS, identity=None, fail_at=None, fails=False):
+        torch.manual_seed(0)
+        self.module = nn.Linear(3, 1)
+        self.loop_ids = loop_ids
+        self.given_identity = identity or {"a": 1}
+        self.fail_at, self.fails = fail_at, fails
+
+    @property
+    def identity(self):
+        return self.given_identity
+
+    def batch(self, rows):
+        return torch.tensor(rows)[:, None] / 20
+
+    def loss(self, module, batch, generator, seen):
+        if seen == self.fail_at or self.fails:
             raise PowerCut
-        x = torch.tensor(rows)[:, None] / 20 + torch.randn(len(rows), 3, generator=draw)
-        return {"loss": (net(x) - x.sum(1, keepdim=True)).square().mean()}
+        x = batch + torch.randn(len(batch), 3, generator=generator)
+        return {"loss": (module(x) - x.sum(1, keepdim=True)).square().mean()}
 
-    told = {"ids": IDS, "training": TRAINING, "seed": 1, "identity": {"a": 1}} | kwargs
+    def validate(self):
+        return {"weight": float(self.module.weight.sum())}
+
+
+class DamagedTask(LineTask):
+    """Row 7 is damaged, and seen in the fourth epoch only."""
+
+    def loss(self, module, batch, generator, seen):
+        damaged = (batch * 20 == 7) & (seen >= 60)
+        x = torch.where(damaged, math.nan, batch).expand(-1, 3)
+        return {"loss": module(x).square().mean()}
+
+
+def fit_line(
+    checkpoints: Path, task: LineTask | None = None, training: Training = TRAINING, seed: int = 1
+) -> tuple[torch.Tensor, list]:
+    """The weight after a training, and its history."""
+    task = task or LineTask()
     history = fit(
-        model,
-        step,
-        lambda net: {"weight": float(net.weight.sum())},
-        log=lambda metrics, seen: logged.append((seen, dict(metrics))),
+        task,
+        launch_fabric(),
+        training=training,
+        seed=seed,
+        log=lambda metrics, seen: None,
         checkpoints=checkpoints,
-        **told,
     )
-    return model, history
+    return task.module.weight, history
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
-    whole, history = line(tmp_path / "a")
+    whole, history = fit_line(tmp_path / "a")
     with pytest.raises(PowerCut):
-        line(tmp_path / "b", fail_at=44)
+        fit_line(tmp_path / "b", LineTask(fail_at=44))
     assert len(list((tmp_path / "b").glob("*/last.pt"))) == 1
-    resumed, history_resumed = line(tmp_path / "b")
-    assert torch.equal(whole.weight, resumed.weight)
+    resumed, history_resumed = fit_line(tmp_path / "b")
+    assert torch.equal(whole, resumed)
     assert history == history_resumed
 
 
-def test_a_finished_training_is_not_lost_if_what_follows_it_fails(tmp_path: Path) -> None:
-    whole, history = line(tmp_path)
+def test_a_finished_training_is_not_lost_if_a_later_part_of_the_stage_fails(
+    tmp_path: Path,
+) -> None:
+    whole, history = fit_line(tmp_path)
     assert [p.name for p in tmp_path.glob("*/*")] == ["finished.pt"]
-    again, history_again = line(tmp_path, fail_at=None, step_fails=True)
-    assert torch.equal(whole.weight, again.weight)
+    again, history_again = fit_line(tmp_path, LineTask(fails=True))
+    assert torch.equal(whole, again)
     assert history == history_again
 
 
 def test_another_identity_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(PowerCut):
-        line(tmp_path, fail_at=44)
+        fit_line(tmp_path, LineTask(fail_at=44))
     with pytest.raises(PowerCut):
-        line(tmp_path, fail_at=0, identity={"a": 2})
-    line(tmp_path, fail_at=0)  # resumed: step 0 does not come again
+        fit_line(tmp_path, LineTask(fail_at=0, identity={"a": 2}))
+    fit_line(tmp_path, LineTask(fail_at=0))  # resumed: step 0 does not come again
 
 
-def test_it_learns_and_keeps_a_history(tmp_path: Path) -> None:
-    _, history = line(tmp_path, training=TRAINING.model_copy(update={"loops": 4_000}))
+def test_a_training_learns_and_returns_its_history(tmp_path: Path) -> None:
+    _, history = fit_line(tmp_path, training=TRAINING.model_copy(update={"loops": 4_000}))
     train = [row["loss"] for row in history if row["split"] == "train"]
     assert train[-1] < 0.05 * train[0]
     assert [r["loops_seen"] for r in history if r["split"] == "validation"] == list(
@@ -97,48 +139,121 @@ def test_it_learns_and_keeps_a_history(tmp_path: Path) -> None:
 
 
 def test_the_seed_matters(tmp_path: Path) -> None:
-    one, two = (line(tmp_path / str(seed), seed=seed)[0].weight for seed in (1, 2))
+    one, two = (fit_line(tmp_path / str(seed), seed=seed)[0] for seed in (1, 2))
     assert not torch.equal(one, two)
 
 
-def test_a_loss_that_is_no_number_stops_and_names_step_loops_and_checkpoint(
+def test_a_loss_that_is_not_finite_stops_and_names_step_loops_and_checkpoint(
     tmp_path: Path,
 ) -> None:
-    model = nn.Linear(1, 1)
-
-    def step(net, rows, draw, seen):  # row 7 is damaged, and seen in the fourth epoch only
-        x = torch.tensor([[math.nan if row == 7 and seen >= 60 else row / 20] for row in rows])
-        return {"loss": net(x).square().mean()}
-
     longer = TRAINING.model_copy(update={"loops": 80})
     with pytest.raises(FloatingPointError, match="loss is nan") as stopped:
-        fit(model, step, lambda net: {}, ids=IDS, training=longer, seed=0, identity={},
-            log=lambda m, s: None, checkpoints=tmp_path)  # fmt: skip
-    at = next(i for i in range(15, 20) if 7 in batch_rows(i, 20, 4, seed=0))
-    said = str(stopped.value)
-    assert f"at step {at} ({4 * at} loops seen)" in said
-    assert ", ".join(IDS[row] for row in batch_rows(at, 20, 4, seed=0)) in said
+        fit_line(tmp_path, DamagedTask(), training=longer, seed=0)
+    step = next(i for i in range(15, 20) if 7 in shuffled_rows(i, 20, 4, seed=0))
+    message = str(stopped.value)
+    assert f"at step {step} ({4 * step} loops seen)" in message
+    assert ", ".join(IDS[row] for row in shuffled_rows(step, 20, 4, seed=0)) in message
     (last,) = tmp_path.glob("*/last.pt")
-    assert str(last) in said
+    assert str(last) in message
     saved = torch.load(last, weights_only=True)
     assert all(weight.isfinite().all() for weight in saved["model"].values())
 
 
 def test_fewer_loops_than_a_batch(tmp_path: Path) -> None:
-    _, history = line(tmp_path, ids=IDS[:3])
+    _, history = fit_line(tmp_path, LineTask(loop_ids=IDS[:3]))
     assert history[-1]["loops_seen"] >= 64
 
 
+# File, text and what replaces it; without a text, a line at the end of the file.
+EDITS = {
+    "a help text": ("techloop/cli.py", "", 'ANOTHER_HELP = "text"'),
+    "a docstring": ("techloop/training/loop.py", '"""The one training loop', '"""The only loop'),
+    "a comment": ("techloop/training/loop.py", "# Resume.", "# Resume, if there is a checkpoint."),
+    "a plotting colour": ("techloop/reporting/plots.py", "", 'ANOTHER_COLOUR = "#123456"'),
+    "a constant of the loss": (
+        "techloop/training/audio_vae.py",
+        "FINE_WEIGHT = 2.5, 8.0",
+        "FINE_WEIGHT = 2.5, 9.0",
+    ),
+    "a constant of the network": (
+        "techloop/models/audio_vae.py",
+        "SIGMA_FLOOR = 0.05",
+        "SIGMA_FLOOR = 0.06",
+    ),
+}
+FINGERPRINTS = """
+from techloop.closure import code_fingerprint
+
+for module in ("audio_vae", "latent_vae", "latents"):
+    print(code_fingerprint(f"techloop.training.{module}"))
+"""
+
+
+@pytest.fixture(scope="module")
+def code_after(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Fingerprints of the code of both tasks, and of shards of latents, after each of `EDITS`."""
+    top = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "techloop", top / "techloop")
+
+    def fingerprints() -> list[str]:
+        command = [sys.executable, "-B", "-c", FINGERPRINTS]
+        ran = subprocess.run(command, cwd=top, check=True, capture_output=True, text=True)
+        return ran.stdout.split()
+
+    after = {"nothing": fingerprints()}
+    for name, (file, old, new) in EDITS.items():
+        path, text = top / file, (top / file).read_text()
+        assert old in text, (file, old)
+        path.write_text(text.replace(old, new) if old else f"{text}{new}\n")
+        after[name] = fingerprints()
+        path.write_text(text)
+    return after
+
+
+@pytest.mark.parametrize("edit", ["a help text", "a docstring", "a comment", "a plotting colour"])
+def test_an_edit_that_changes_no_result_moves_no_checkpoint(
+    code_after: dict[str, list[str]], edit: str
+) -> None:
+    assert code_after[edit] == code_after["nothing"]
+
+
+def test_an_edited_constant_moves_the_checkpoints_of_what_uses_it(
+    code_after: dict[str, list[str]],
+) -> None:
+    audio_vae, latent_vae, latents = code_after["nothing"]
+    loss = code_after["a constant of the loss"]
+    assert loss[0] != audio_vae
+    assert loss[1:] == [latent_vae, latents]
+    network = code_after["a constant of the network"]
+    assert not set(network) & {audio_vae, latent_vae, latents}
+
+
+def test_the_checkpoint_folder_follows_identity_and_code_of_the_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "techloop.training.checkpoint.code_fingerprint", lambda name: asked.append(name) or name
+    )
+    fabric = launch_fabric()
+    folder = checkpoint_of(LineTask(), fabric, tmp_path).folder
+    assert asked == [__name__]
+    assert checkpoint_of(LineTask(), fabric, tmp_path).folder == folder
+    assert checkpoint_of(LineTask(identity={"a": 2}), fabric, tmp_path).folder != folder
+    monkeypatch.setattr("techloop.training.checkpoint.code_fingerprint", lambda name: "edited")
+    assert checkpoint_of(LineTask(), fabric, tmp_path).folder != folder
+
+
 def test_an_epoch_sees_each_loop_once() -> None:
-    epoch = [row for step in range(5) for row in batch_rows(step, 20, 4, seed=0)]
-    again = [row for step in range(5, 10) for row in batch_rows(step, 20, 4, seed=0)]
+    epoch = [row for step in range(5) for row in shuffled_rows(step, 20, 4, seed=0)]
+    again = [row for step in range(5, 10) for row in shuffled_rows(step, 20, 4, seed=0)]
     assert sorted(epoch) == sorted(again) == list(range(20))
     assert epoch != again
-    assert batch_rows(0, 20, 4, seed=0) == epoch[:4]
+    assert shuffled_rows(0, 20, 4, seed=0) == epoch[:4]
 
 
 def test_schedules() -> None:
-    rates = [schedule(i / 1_000) for i in range(1_000)]
+    rates = [learning_rate_share(i / 1_000) for i in range(1_000)]
     peak = int(np.argmax(rates))
     assert 10 < peak < 30
     assert rates[0] < 0.1
@@ -174,7 +289,7 @@ def test_a_step_sees_parts_of_loops_at_some_speed(monkeypatch: pytest.MonkeyPatc
     assert len(bins) > 5
     assert 128 / 1.25 - 1 <= min(bins) < 120
     assert 136 < max(bins) <= 128 * 1.25 + 1
-    monkeypatch.setattr(training_of_audio_vae, "SILENT_SHARE", 1.0)
+    monkeypatch.setattr("techloop.training.augmentation.SILENT_SHARE", 1.0)
     silent = random_spectra(x, GRID, 60, torch.Generator().manual_seed(0))
     torch.testing.assert_close(silent, torch.full_like(silent, math.log(1e-3)))
 
@@ -189,7 +304,7 @@ def test_a_reader_gives_the_rows_it_is_asked_for(loops_folder: Path) -> None:
 def test_nothing_in_a_step_waits_for_the_device(
     loops_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, regulariser: str
 ) -> None:
-    """However many steps lie between two logs, as many numbers are asked for (and waited for)."""
+    """The number of values read from the device does not grow with the steps between two logs."""
     asked = []
 
     def watch(name: str) -> None:
@@ -214,6 +329,7 @@ def test_nothing_in_a_step_waits_for_the_device(
         train_audio_vae(
             loops_folder,
             tmp_path / str(loops),
+            launch_fabric(),
             params=params,
             cell=params.cell("kl").model_copy(update={"regulariser": regulariser}),
             seed=0,
@@ -229,44 +345,84 @@ def test_nothing_in_a_step_waits_for_the_device(
 def test_latent_metrics_of_known_posteriors() -> None:
     torch.manual_seed(0)
     mu, sigma = torch.randn(20, 4, 50), torch.full((20, 4, 50), 0.1)
-    metrics = latent_metrics(mu * math.sqrt(0.99), sigma, 125.0)
+    summary = latent_summary(mu * math.sqrt(0.99), sigma)
+    metrics = flat_metrics(summary.metrics(125.0))
     expected = 4 * -math.log(0.1)  # E[mu^2] + sigma^2 = 1
     assert metrics["kl_nats_per_frame"] == pytest.approx(expected, rel=0.02)
     assert metrics["bits_per_second"] == pytest.approx(expected / math.log(2) * 125, rel=0.02)
     assert metrics["active_units"] == 4
     assert abs(metrics["mmd"]) < 0.02
+    assert summary.kl_per_dimension == pytest.approx([expected / 4] * 4, rel=0.05)
     with pytest.warns(UserWarning, match="only 0 of 4 latent dimensions"):
-        collapsed = latent_metrics(0 * mu, sigma / 0.1, 125.0)
-    assert collapsed["kl_nats_per_frame"] == 0
+        collapsed = latent_summary(0 * mu, sigma / 0.1).metrics(125.0)
+    assert collapsed["kl_nats_per_frame"].value == 0
 
 
 def test_an_audio_vae_folder(audio_vae_folder: Path) -> None:
     assert sorted(p.name for p in audio_vae_folder.iterdir()) == [
-        "config.json", "history.csv", "metrics.json", "model.safetensors"
+        "config.json", "dimensions.json", "history.csv", "history.json", "metrics.json",
+        "model.safetensors",
     ]  # fmt: skip
     history = pd.read_csv(audio_vae_folder / "history.csv")
     assert history["loops_seen"].max() == 96
     validation = history[history["split"] == "validation"]
     assert validation["log_distance"].iloc[-1] < validation["log_distance"].iloc[0]
-    metrics = json.loads((audio_vae_folder / "metrics.json").read_text())
-    assert metrics["log_distance"] == pytest.approx(validation["log_distance"].iloc[-1])
+    metrics = read_metrics(audio_vae_folder / "metrics.json")
+    assert metrics["log_distance"].value == pytest.approx(validation["log_distance"].iloc[-1])
+    assert metrics["log_distance"].metric.better == "lower"
+    assert metrics["active_units"].metric.better == "higher"
+    assert metrics["kl_nats_per_frame"].metric.better == ""
+    assert metrics["kl_nats_per_frame"].metric.unit == "nats/frame"
+    assert not any("dim" in name for name in metrics)
     assert AudioVAE.load(audio_vae_folder).latent_dim == 4
     assert not list((audio_vae_folder.parent / "checkpoints").glob("*/last.pt"))
 
 
-def test_what_a_training_came_to_is_kept_for_a_day(loops_folder: Path, tmp_path: Path) -> None:
+def test_the_rate_of_each_dimension_is_one_vector(audio_vae_folder: Path) -> None:
+    content = json.loads((audio_vae_folder / "dimensions.json").read_text())
+    assert content["metric"] == {
+        "name": "kl_nats_per_dimension",
+        "label": "KL to the prior",
+        "unit": "nats/frame",
+    }
+    validation = pd.read_csv(audio_vae_folder / "history.csv").query("split == 'validation'")
+    last = [validation[f"kl_nats_dim_{i:02d}"].iloc[-1] for i in range(4)]
+    assert content["values"] == pytest.approx(last)
+    metrics = read_metrics(audio_vae_folder / "metrics.json")
+    assert sum(content["values"]) == pytest.approx(metrics["kl_nats_per_frame"].value)
+    assert list(read_dimensions(audio_vae_folder)) == [f"kl_nats_dim_{i:02d}" for i in range(4)]
+
+
+@pytest.mark.parametrize("folder", ["audio_vae_folder", "latent_vae_folder"])
+def test_every_metric_of_a_history_is_explained(
+    request: pytest.FixtureRequest, folder: str
+) -> None:
+    path: Path = request.getfixturevalue(folder)
+    columns = list(pd.read_csv(path / "history.csv"))
+    meaning = json.loads((path / "history.json").read_text())
+    others = {"loops_seen", "split", *(f"kl_nats_dim_{i:02d}" for i in range(4))}
+    assert list(meaning) == [name for name in columns if name not in others]
+    metrics = read_metrics(path / "metrics.json")
+    assert set(metrics) - {"parameters", "loops_seen"} <= set(meaning)
+    for name in set(metrics) & set(meaning):
+        metric = metrics[name].metric
+        expected = {"label": metric.label, "unit": metric.unit, "better": metric.better}
+        assert meaning[name] == expected
+
+
+def test_finished_trainings_stay_for_a_day(loops_folder: Path, tmp_path: Path) -> None:
     first, second = (
         small_params().train_audio_vae.cell("kl").model_copy(update={"weight": weight})
         for weight in (0.01, 0.02)
     )
     train_small_audio_vae(loops_folder, tmp_path / "vae", first)
-    [kept] = tmp_path.glob("checkpoints/*/finished.pt")
-    os.utime(kept, (0, time.time() - 86_500))
-    began = []
-    train_small_audio_vae(loops_folder, tmp_path / "vae", first, log=lambda *told: began.append(1))
-    assert not began, "whatever came after it took its time"
+    [finished] = tmp_path.glob("checkpoints/*/finished.pt")
+    os.utime(finished, (0, time.time() - 86_500))
+    logs = []
+    train_small_audio_vae(loops_folder, tmp_path / "vae", first, log=lambda *log: logs.append(log))
+    assert not logs, "its own finished training is reused however old it is"
     train_small_audio_vae(loops_folder, tmp_path / "vae", second)
-    assert not kept.exists()
+    assert not finished.exists()
     assert len(list(tmp_path.glob("checkpoints/*"))) == 1
 
 
@@ -281,12 +437,12 @@ def test_training_is_reproducible_and_survives_an_interruption(
         train_small_audio_vae(loops_folder, tmp_path / "vae", log=cut)
     assert not (tmp_path / "vae").exists()
     train_small_audio_vae(loops_folder, tmp_path / "vae")
-    for file in ("model.safetensors", "history.csv", "metrics.json", "config.json"):
+    for file in ("model.safetensors", "history.csv", "metrics.json", "config.json", "history.json"):
         assert (tmp_path / "vae" / file).read_bytes() == (audio_vae_folder / file).read_bytes()
 
 
 @pytest.mark.parametrize("regulariser", ["wae", "wae-gan"])
-def test_wae_is_another_objective(
+def test_wae_has_another_penalty(
     loops_folder: Path, audio_vae_folder: Path, tmp_path: Path, regulariser: str
 ) -> None:
     cell = (
@@ -300,19 +456,18 @@ def test_wae_is_another_objective(
         for folder in (audio_vae_folder, tmp_path / "wae")
     ]
     assert penalty[0] > 2 * penalty[1] > 0  # nats of 4 dimensions against a discrepancy
-    assert AudioVAE.load(tmp_path / "wae").latent_dim == 4  # and no discriminator is kept
+    assert AudioVAE.load(tmp_path / "wae").latent_dim == 4  # the discriminator is not saved
 
 
-def test_the_contest_teaches_both() -> None:
+def test_the_loss_trains_discriminator_and_encoder_against_each_other() -> None:
     """The discriminator learns to tell frames from the prior, the encoder to prevent it."""
     torch.manual_seed(0)
-    contest = LatentDiscriminator(AudioVAE(GRID, latent_dim=4, channels=16, blocks=1))
+    both = LatentDiscriminator(AudioVAE(GRID, latent_dim=4, channels=16, blocks=1))
     spectrum = torch.randn(2, values_per_frame(GRID.hop), 60)
-    draw = torch.Generator().manual_seed(0)
-    *_, loss = contest(spectrum, draw)
+    *_, loss = both(spectrum, torch.Generator().manual_seed(0))
     assert loss.item() == pytest.approx(math.log(2), abs=0.1)
     loss.backward()
-    for part, sign in ((contest.discriminator, -1), (contest.vae.encoder, 1)):
+    for part, sign in ((both.discriminator, -1), (both.vae.encoder, 1)):
         parameters = [p for p in part.parameters() if p.grad is not None]
         assert parameters
         with torch.no_grad():
@@ -320,7 +475,7 @@ def test_the_contest_teaches_both() -> None:
             size = sum(p.grad.square().sum() for p in parameters).sqrt()
             for p in parameters:
                 p -= 0.01 * p.grad / size
-            *_, after = contest(spectrum, torch.Generator().manual_seed(0))
+            *_, after = both(spectrum, torch.Generator().manual_seed(0))
             assert (after - loss).item() * sign > 0
             for p, old in zip(parameters, before, strict=True):
                 p.copy_(old)
@@ -347,10 +502,10 @@ def test_odd_loops_give_finite_numbers_and_bounded_gradients(
     predicted, mu, sigma = vae(spectrum, torch.Generator().manual_seed(1))
     loss = sum(spectrogram_distance(spectrum, predicted)) + 0.01 * rate(gaussian_kl(mu, sigma))
     loss.backward()
-    before = nn.utils.clip_grad_norm_(vae.parameters(), GRADIENT_NORM)
+    before = nn.utils.clip_grad_norm_(vae.parameters(), MAX_GRADIENT_NORM)
     assert before.isfinite()
     after = torch.stack([p.grad.norm() for p in vae.parameters() if p.grad is not None]).norm()
-    assert after <= 1.001 * GRADIENT_NORM
+    assert after <= 1.001 * MAX_GRADIENT_NORM
 
 
 def test_silence_stays_silent(loops_folder: Path, tmp_path: Path) -> None:
@@ -372,7 +527,9 @@ def test_latent_vaes_of_each_objective(latents_folder: Path, tmp_path: Path, cel
     assert bound.iloc[-1] < bound.iloc[0]
     vae = LatentVAE.load(tmp_path / cell)
     assert vae.length == int(cell.split("-")[-1])
-    assert metrics["rate_nats_per_loop"] > 0
+    assert metrics["rate_nats_per_loop"].value > 0
+    assert metrics["decoded_log_distance"].metric.better == "lower"
+    assert metrics["bound_nats_per_frame"].metric.better == ""
     assert (tmp_path / cell / "audio_vae" / "model.safetensors").exists()
     train_small_latent_vae(latents_folder, tmp_path / "again", cell)
     same = [(tmp_path / n / "model.safetensors").read_bytes() for n in (cell, "again")]
@@ -381,7 +538,7 @@ def test_latent_vaes_of_each_objective(latents_folder: Path, tmp_path: Path, cel
 
 def test_loops_are_seen_from_each_of_their_beats() -> None:
     mu = torch.arange(240.0).expand(64, 2, 240)
-    a, b = rotated(mu, mu + 0.5, GRID, torch.Generator().manual_seed(0))
+    a, b = random_rotation(mu, mu + 0.5, GRID, torch.Generator().manual_seed(0))
     assert torch.equal(b, a + 0.5)
     assert set(a[:, 0, 0].tolist()) == {0, 60, 120, 180}
     assert torch.equal((a.diff(dim=2) % 240), torch.ones(64, 2, 239))
@@ -395,8 +552,9 @@ def test_the_prior_of_a_trained_folder_is_of_its_training_loops(
         mean, std = vae.encode(latents.mu, latents.sigma)
         torch.testing.assert_close(vae.prior_mean, mean.mean(0), atol=1e-4, rtol=1e-3)
         variance = mean.var(0, correction=0) + std.square().mean(0)
-        found = (vae.prior_factor @ vae.prior_factor.T).diagonal().view_as(variance)
-        torch.testing.assert_close(found, variance, atol=1e-4, rtol=1e-3)
+        covariance = vae.prior_factor @ vae.prior_factor.T
+        diagonal = covariance.diagonal().view_as(variance)
+        torch.testing.assert_close(diagonal, variance, atol=1e-4, rtol=1e-3)
 
 
 def test_latents_beside_another_model(latents_folder: Path, tmp_path: Path) -> None:

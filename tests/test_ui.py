@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stages import ui
-from stages.ui import main, server_command
+from techloop.tracking import ui
+from techloop.tracking.ui import server_command, show_ui
 from tests.helpers.params import free_port
 
 
@@ -34,9 +34,9 @@ def test_it_serves_the_repositorys_runs_to_this_machine_alone(
         lambda c, env, **_: served.append((c, env["MLFLOW_BACKEND_STORE_URI"])),
     )
     monkeypatch.setattr(ui, "experiment_id", lambda root: "1")
-    main(port)
+    show_ui(port)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@db.example.org/runs")
-    main(port)
+    show_ui(port)
     assert [store for _, store in served] == [
         f"sqlite:///{root}/mlflow.db",
         "postgresql://me:secret@db.example.org/runs",
@@ -45,16 +45,16 @@ def test_it_serves_the_repositorys_runs_to_this_machine_alone(
     assert "secret" not in capsys.readouterr().out
 
 
-def test_what_stands_in_its_way_is_said(root: Path) -> None:
+def test_a_reason_that_prevents_it_is_a_message(root: Path) -> None:
     with pytest.raises(ValueError, match="no stage has run here"):
         server_command(root, str(free_port()))
     (root / "mlflow.db").touch()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = str(listening.getsockname()[1])
-        with pytest.raises(ValueError, match=f"port {port} is taken .* make ui PORT="):
+        with pytest.raises(ValueError, match=f"port {port} is in use .* make ui PORT="):
             server_command(root, port)
     for port in ("70000", "five"):
-        with pytest.raises(ValueError, match=f"port {port} is taken or none"):
+        with pytest.raises(ValueError, match=f"port {port} is in use or not a port"):
             server_command(root, port)
 
 
@@ -69,8 +69,8 @@ def test_a_server_has_a_ui_of_its_own(
         monkeypatch.setenv("DISPLAY", ":0")
     address = "https://me:secret@ml.example.org:8080"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    main("5000")
-    said = capsys.readouterr().out
-    assert "https://ml.example.org:8080" in said
-    assert "secret" not in said
-    assert opened == ["https://ml.example.org:8080"] * window  # an argument, which others see
+    show_ui("5000")
+    output = capsys.readouterr().out
+    assert "https://ml.example.org:8080" in output
+    assert "secret" not in output
+    assert opened == ["https://ml.example.org:8080"] * window  # no password: others see arguments

@@ -1,11 +1,9 @@
-"""VAE 1 alone as an instrument: loops of frames from its prior, without the second level.
+"""The audio VAE alone as an instrument: loops of frames from its prior, without a latent VAE.
 
-White frames are each drawn from N(0, 1), which is what its regulariser asks of latents. Smooth ones
-are a Gaussian process with the mean, and for each dimension the spectrum over time, of real loops'
-latents: as near as a loop comes whose dimensions know nothing of one another.
+White frames are independent draws from N(0, 1), the distribution that its regulariser asks latents
+to have. Smooth ones are a Gaussian process with the mean, and for each dimension the spectrum over
+time, of real loops' latents: the best that independent dimensions can do.
 """
-
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from techloop.artifacts import atomic_folder, write_json
-from techloop.audio.wav import write_loop
 from techloop.data.datasets import LoopDataset
-from techloop.evaluation.generation import Judge, mel_levels, real_loops, sample_size
+from techloop.evaluation.comparison import compared
+from techloop.evaluation.features import mel_levels, mel_range_hz
+from techloop.evaluation.generation_metrics import GenerationMetrics
+from techloop.evaluation.result import Evaluation, Sound
+from techloop.evaluation.samples import LOOPS, real_loops, sample_size
 from techloop.models.audio_vae import AudioVAE
-from techloop.reporting.plots import spectrogram_grid
 
-KINDS = {"": "smooth", "white_": "white"}
 REFERENCE_LOOPS = 512  # whose latents the smooth process is like
 BATCH = 16
 
@@ -30,26 +28,25 @@ def evaluate_prior(
     vae: AudioVAE,
     train: LoopDataset,
     test: LoopDataset,
-    folder: str | Path,
     *,
     loops_used: int,
     examples: int,
     seed: int,
-) -> dict[str, float]:
-    """Figures, sounds and numbers of loops from VAE 1 alone, in `folder`.
+) -> Evaluation:
+    """Measure loops from the audio VAE alone.
 
     Args:
         vae: the audio VAE.
         train: the training split.
         test: the test split.
-        folder: is replaced; gets metrics.json, items.json, a PNG and WAV files.
         loops_used: size of the samples, where the splits have as many.
         examples: loops of each kind to hear and see: the first ones drawn.
         seed: of the draws.
 
     Returns:
-        What metrics.json holds: what `Judge` finds of loops from smooth frames, from white ones
-        (`white_`), and of test loops (`real_`).
+        Metrics: those of `GenerationMetrics` of loops from smooth frames, with the baselines
+        `white` (loops from white frames) and `real` (test loops).
+        Arrays: `levels_db`, mel levels of the examples, smooth ones first.
 
     Raises:
         ValueError: fewer than two loops in a split, or loops of another grid.
@@ -58,79 +55,72 @@ def evaluate_prior(
     if test.grid != grid or train.grid != grid:
         raise ValueError(f"the loops are on {test.grid}, the audio VAE on {grid}")
     n = sample_size(train, test, loops_used)
-    judge, device = Judge(train, n, seed=seed), next(vae.parameters()).device
+    score, device = GenerationMetrics(train, n, seed=seed), next(vae.parameters()).device
     rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(train))[:REFERENCE_LOOPS])
-    known = torch.cat(
+    latents = torch.cat(
         [
             vae.encode(torch.from_numpy(train.audio(part)).to(device))[0].cpu()
             for part in np.array_split(rows, -(-len(rows) // BATCH))
         ]
     )
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     frames = {
-        "": smooth_frames(known, n, draw),
-        "white_": torch.randn(n, *known[0].shape, generator=draw),
+        "smooth": smooth_frames(latents, n, generator),
+        "white": torch.randn(n, *latents[0].shape, generator=generator),
     }
-    sounds = {
-        prefix: torch.cat(
-            [vae.decode(part.to(device)).cpu() for part in tqdm(z.split(BATCH), KINDS[prefix])]
+    audio = {
+        kind: torch.cat(
+            [vae.decode(part.to(device)).cpu() for part in tqdm(torch.split(z, BATCH), kind)]
         ).numpy()
-        for prefix, z in frames.items()
+        for kind, z in frames.items()
     }
-    metrics = {"loops": float(n)}
-    for prefix, audio in (*sounds.items(), ("real_", real_loops(test, n, seed))):
-        metrics |= {prefix + name: value for name, value in judge(audio).metrics.items()}
+    metrics = compared(
+        {LOOPS: float(n), **score(audio["smooth"]).values},
+        {
+            "white": score(audio["white"]).values,
+            "real": score(real_loops(test, n, seed)).values,
+        },
+    )
 
-    shown = min(examples, n)
-    beside = np.concatenate([audio[:shown] for audio in sounds.values()])
-    with atomic_folder(folder) as new:
-        spectrogram_grid(
-            new / "spectrograms.png",
-            mel_levels(beside, grid),
-            [f"{kind} frames {i + 1}" for kind in KINDS.values() for i in range(shown)],
-            columns=shown,
-            span=(grid.beats, "beat"),
-            mel_range_hz=(30.0, grid.sample_rate_hz / 2),
-        )
-        items: list[dict[str, object]] = [
-            {
-                "kind": "figure",
-                "file": "spectrograms.png",
-                "title": "VAE 1 alone",
-                "caption": f"Mel spectrograms of the first {shown} loops drawn of each kind: from "
-                "smooth frames, a Gaussian process with the spectrum over time that each dimension "
-                "has in real loops, and from white ones, each frame N(0, 1). One colour scale.",
-            }
-        ]
-        for prefix, kind in KINDS.items():
-            for i, loop in enumerate(sounds[prefix][:shown]):
-                file = f"{kind}-{i + 1}.wav"
-                write_loop(new / file, loop, grid.sample_rate_hz, grid.bpm, grid.beats)
-                caption = f"VAE 1 alone, from {kind} frames."
-                title = f"{kind.capitalize()} {i + 1}"
-                about = {"kind": "audio", "file": file, "title": title, "caption": caption}
-                items.append(about | {"loop": True})
-        write_json(new / "items.json", items)
-        write_json(new / "metrics.json", metrics)
-    return metrics
+    examples = min(examples, n)
+    return Evaluation(
+        metrics,
+        arrays={
+            "levels_db": mel_levels(
+                np.concatenate([loops[:examples] for loops in audio.values()]), grid
+            )
+        },
+        facts={
+            "kinds": list(audio),
+            "examples": examples,
+            "beats": grid.beats,
+            "mel_range_hz": mel_range_hz(grid),
+        },
+        sounds=tuple(
+            Sound(f"{kind}-{i}.wav", loop, {"kind": kind, "number": i})
+            for kind, loops in audio.items()
+            for i, loop in enumerate(loops[:examples], 1)
+        ),
+    )
 
 
 def smooth_frames(
-    known: Float[Tensor, "m c frames"], n: int, draw: torch.Generator
+    latents: Float[Tensor, "m c frames"], n: int, generator: torch.Generator
 ) -> Float[Tensor, "n c frames"]:
-    """Draws of a circular Gaussian process like `known` dimension by dimension.
+    """Draws of a circular Gaussian process like some latents, dimension by dimension.
 
     It has the mean of each dimension and its mean power spectrum around the circle, so its variance
     and its autocorrelation, and no dependence between dimensions: the real signal with that
     spectrum whose phases are those of white noise.
 
     Raises:
-        ValueError: there is nothing to be like.
+        ValueError: no latents are given.
     """
-    m, c, t = known.shape
+    m, c, t = latents.shape
     if not m:
         raise ValueError("no loops whose latents a smooth process could be like")
-    mean = known.mean((0, 2))[:, None]
-    power = torch.fft.rfft(known - mean).abs().square().mean(0)
-    white = torch.fft.rfft(torch.randn(n, c, t, generator=draw))  # of power t in each bin
-    return mean + torch.fft.irfft(white * (power / t).sqrt(), n=t)
+    mean = latents.mean((0, 2))[:, None]
+    power = torch.fft.rfft(latents - mean).abs().square().mean(0)
+    white = torch.fft.rfft(torch.randn(n, c, t, generator=generator))  # of power t in each bin
+    frames: Tensor = mean + torch.fft.irfft(white * (power / t).sqrt(), n=t)
+    return frames

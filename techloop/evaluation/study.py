@@ -1,50 +1,77 @@
-"""The study of the second level: what compression costs, what it buys, which objective wins.
+"""The study of the latent VAE: what compression costs, what it buys, which objective wins.
 
-A run is one VAE 2: a regulariser of VAE 1, an objective, a length, a seed. All runs share sizes,
-budget, data and measures.
+A run is one latent VAE: a regulariser of the audio VAE, an objective, a length, a seed. All runs
+share sizes, budget, data and measures. `techloop.reporting.study_table` collects them.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from techloop.artifacts import atomic_folder, read_json
 from techloop.data.datasets import LatentDataset, LoopDataset
-from techloop.evaluation.generation import Judge, generated, sample_size, sample_standard_normal
-from techloop.evaluation.smoothness import FOLLOWED, follow
+from techloop.evaluation.comparison import compared
+from techloop.evaluation.generation_metrics import FRECHET_LOG_MEL, GenerationMetrics
+from techloop.evaluation.interpolation import END_NEAREST_RATIO, FOLLOWED, measure_paths
+from techloop.evaluation.metrics.density import COVERAGE, DIVERSITY_RATIO
+from techloop.evaluation.metrics.rhythm import ON_GRID_SHARE
+from techloop.evaluation.samples import generated, sample_size, sample_standard_normal
 from techloop.instrument import Instrument
-from techloop.params import EvaluateGeneration, EvaluateSmoothness, LatentVAECell, TrainLatentVAE
-from techloop.reporting.study_table import compression
-from techloop.training.latent_vae import latent_vae_metrics, train_latent_vae
+from techloop.metric import Measurement, Metric
+from techloop.params import (
+    EvaluateGeneration,
+    EvaluateSmoothness,
+    LatentVAECell,
+    Params,
+    TrainLatentVAE,
+)
+from techloop.training.latent_vae import (
+    CROSS_ENTROPY,
+    DECODED_LINEAR_DISTANCE,
+    DECODED_LOG_DISTANCE,
+    EXPLAINED_VARIANCE,
+    RATE,
+    latent_vae_metrics,
+    train_latent_vae,
+)
 from techloop.training.loop import Log
-from techloop.training.losses import mean_spectral_distance
+from techloop.training.losses import ACTIVE_UNITS, mean_spectral_distance
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 BATCH = 16
-DECODED = 64  # loops whose sound at either level is compared
-KEYS = ("regulariser", "objective", "length", "seed")
-WAYS = ("", "spherical_", "vae1_", "crossfade_", "shuffled_")
-SMOOTH = (
+DECODED = 64  # loops whose sound is compared
+WARMUP_DIVISOR = 3  # the warm-up takes at most a third of a run's budget
+LATENT_VAE_METRICS = (RATE, CROSS_ENTROPY, EXPLAINED_VARIANCE, ACTIVE_UNITS)
+SMOOTHNESS_METRICS = (
     "perceptual_path_ratio",
     "midpoint_nearest_ratio",
     *(
-        f"{measure}_{d}"
+        f"{measure}_{descriptor}"
         for measure in ("excess_path_length", "path_length_ratio")
-        for d in FOLLOWED
+        for descriptor in FOLLOWED
     ),
+    END_NEAREST_RATIO.name,
 )
-GENERATED = ("coverage", "diversity_ratio", "frechet_log_mel", "on_grid_share")
+GENERATION_METRICS = (COVERAGE, DIVERSITY_RATIO, FRECHET_LOG_MEL, ON_GRID_SHARE)
+
+
+def study_training(params: Params) -> TrainLatentVAE:
+    """How a run of the study is trained: like any latent VAE, but with the study's budget."""
+    section, loops = params.train_latent_vae, params.study.loops
+    training = section.training.model_copy(update={"loops": loops, "validate_every_loops": loops})
+    warmup_loops = min(section.warmup_loops, loops // WARMUP_DIVISOR)
+    return section.model_copy(update={"training": training, "warmup_loops": warmup_loops})
 
 
 def run_of_study(
     latents_folder: str | Path,
     loops_folder: str | Path,
+    fabric: "Fabric",
     *,
     params: TrainLatentVAE,
     cell: LatentVAECell,
@@ -53,30 +80,39 @@ def run_of_study(
     seed: int,
     log: Log,
     checkpoints: Path = Path("checkpoints"),
-) -> dict[str, Any]:
-    """Train one VAE 2 and measure it on the test split.
+) -> dict[str, Measurement]:
+    """Train one latent VAE and measure it on the test split.
+
+    Args:
+        latents_folder, loops_folder: what it is trained on, and what it is compared with.
+        fabric: of one device.
+        params: sizes and budget, see `study_training`.
+        cell: regulariser, objective and length.
+        smoothness, generation: how many paths, points and loops are measured.
+        seed: of the training and of all draws.
+        log: takes the training's curves.
+        checkpoints: where an interrupted training is resumed from.
 
     Returns:
-        The run's `KEYS`, then
+        By name:
 
-        * `rate_nats_per_loop`, `cross_entropy_nats_per_frame`, `explained_variance`,
-          `active_units`, see `latent_vae_metrics`;
-        * `decoded_log_distance`, `decoded_linear_distance`: `spectral_distance` of loops decoded
-          from the points to those decoded from VAE 1's own latents;
-        * `SMOOTH` along interpolations, and that of the baselines, see `follow`;
-        * `coverage`, `diversity_ratio`, `frechet_log_mel`, `on_grid_share` of loops from the
-          learned prior, from independent points (`standard_`), and of real ones (`real_`), see
-          `Judge`.
+        * `LATENT_VAE_METRICS`, see `latent_vae_metrics`;
+        * `DECODED_LOG_DISTANCE`, `DECODED_LINEAR_DISTANCE`, see `decoded_distance`;
+        * `SMOOTHNESS_METRICS` along interpolations, see `measure_paths`;
+        * `GENERATION_METRICS` of loops from the learned prior, with the baselines
+          `standard_normal` (independent points) and `real` (test loops), see `GenerationMetrics`.
 
     Raises:
         ValueError: folders that are damaged or do not fit each other.
     """
-    test, loops = LatentDataset(latents_folder, "test"), LoopDataset(loops_folder, "test")
+    latents, test = LatentDataset(latents_folder, "test"), LoopDataset(loops_folder, "test")
+    train = LoopDataset(loops_folder, "train")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "latent_vae"
         train_latent_vae(
             latents_folder,
             folder,
+            fabric,
             params=params,
             cell=cell,
             seed=seed,
@@ -84,114 +120,60 @@ def run_of_study(
             checkpoints=checkpoints,
         )
         instrument = Instrument.load(folder)
-        with torch.inference_mode():
-            found = latent_vae_metrics(
-                instrument.latent_vae, cell.objective, test.mu, test.sigma, seed
-            )
-        kept = ("rate_nats_per_loop", "cross_entropy_nats_per_frame", "explained_variance")
-        metrics = {name: found[name] for name in (*kept, "active_units")}
-        metrics |= decoded_distance(instrument, test, DECODED)
-        found = follow(
-            instrument, loops, paths=smoothness.paths, points=smoothness.points, seed=seed
-        ).metrics
-        metrics |= {way + name: found[way + name] for way in WAYS for name in SMOOTH}
-        metrics["end_nearest_ratio"] = found["end_nearest_ratio"]
-        train = LoopDataset(loops_folder, "train")
-        n = sample_size(train, loops, generation.loops)
-        judge = Judge(train, n, seed=seed)
-        for prefix, audio in (
-            ("", generated(instrument, n, seed)),
-            ("standard_", sample_standard_normal(instrument, n, seed)),
-            ("real_", loops.audio(range(n))),
-        ):
-            judged = judge(audio).metrics
-            metrics |= {prefix + name: judged[name] for name in GENERATED}
-    return {**cell.model_dump(), "seed": seed, **metrics}
+    with torch.inference_mode():
+        held_out = latent_vae_metrics(
+            instrument.latent_vae, cell.objective, latents.mu, latents.sigma, seed
+        )
+    paths = measure_paths(
+        instrument, test, paths=smoothness.paths, points=smoothness.points, seed=seed
+    )
+    return {
+        **{metric.name: held_out[metric.name] for metric in LATENT_VAE_METRICS},
+        **compared(decoded_distance(instrument, latents, DECODED)),
+        **{name: paths.metrics[name] for name in SMOOTHNESS_METRICS},
+        **_generation(instrument, train, test, generation.loops, seed),
+    }
 
 
 @torch.inference_mode()
-def decoded_distance(instrument: Instrument, latents: LatentDataset, most: int) -> dict[str, float]:
-    """What VAE 2 takes from the sound that VAE 1 makes of its own latents: spectral distance.
+def decoded_distance(
+    instrument: Instrument, latents: LatentDataset, most: int
+) -> dict[Metric, float]:
+    """How much of the audio VAE's sound the latent VAE loses: both terms of `spectral_distance`.
+
+    Loops decoded from the latent VAE's points are compared with the same loops decoded from the
+    audio VAE's own latents.
 
     Args:
         instrument: both VAEs.
-        latents: of VAE 1.
+        latents: of the audio VAE.
         most: loops used, the first ones.
     """
     audio, latent, device = instrument.audio_vae, instrument.latent_vae, instrument.device
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        for at in range(0, min(most, len(latents)), BATCH):
-            rows = slice(at, min(at + BATCH, most))
+        for start in range(0, min(most, len(latents)), BATCH):
+            rows = slice(start, min(start + BATCH, most))
             mu, sigma = latents.mu[rows].to(device), latents.sigma[rows].to(device)
             z, _ = latent.decode(latent.encode(mu, sigma)[0])
             yield audio.decode(mu), audio.decode(z)
 
-    return {f"decoded_{name}": value for name, value in mean_spectral_distance(pairs()).items()}
+    log_term, linear_term = mean_spectral_distance(pairs())
+    return {DECODED_LOG_DISTANCE: log_term, DECODED_LINEAR_DISTANCE: linear_term}
 
 
-def report_study(runs: Sequence[Path], folder: str | Path) -> pd.DataFrame:
-    """Collect runs (JSON of `run_of_study`) into a table and a figure.
-
-    Args:
-        runs: the files.
-        folder: is replaced; gets study.csv (a row a cell: means over seeds, and the lowest and
-            highest as `_low`, `_high`), runs.csv (a row a run) and study.png, whose baselines
-            are means and quartiles over all runs of a length, as each joins ends of its own.
-
-    Returns:
-        The table, a row a cell.
-
-    Raises:
-        ValueError: there are no runs, or one is damaged.
-    """
-    if not runs:
-        raise ValueError("there are no runs of the study yet; `make study` makes them")
-    every = pd.DataFrame([read_json(path) for path in sorted(runs)])
-    every["decoded_distance"] = every["decoded_log_distance"] + every["decoded_linear_distance"]
-    cells = every.groupby(list(KEYS[:3]))[[c for c in every if c not in KEYS]]
-    low, high = cells.min().add_suffix("_low"), cells.max().add_suffix("_high")
-    table = pd.concat([cells.mean(), low, high], axis=1).reset_index()
-    with atomic_folder(folder) as new:
-        every.to_csv(new / "runs.csv", index=False)
-        table.to_csv(new / "study.csv", index=False)
-        compression(
-            new / "study.png",
-            {(str(r), str(o)): _curve(rows) for (r, o), rows in table.groupby(list(KEYS[:2]))},
-            {
-                "smoothness": {
-                    "line in VAE 1": _by_length(every, "vae1_perceptual_path_ratio"),
-                    "cross-fade": _by_length(every, "crossfade_perceptual_path_ratio"),
-                },
-                "midpoint": {
-                    "cross-fade": _by_length(every, "crossfade_midpoint_nearest_ratio"),
-                    "the ends themselves": _by_length(every, "end_nearest_ratio"),
-                },
-                "coverage": {"real loops": _by_length(every, "real_coverage")},
-            },
+def _generation(
+    instrument: Instrument, train: LoopDataset, test: LoopDataset, most: int, seed: int
+) -> dict[str, Measurement]:
+    """`GENERATION_METRICS` of loops from the prior, beside those of its baselines."""
+    n = sample_size(train, test, most)
+    score = GenerationMetrics(train, n, seed=seed)
+    own, standard_normal, real = (
+        {metric: values[metric] for metric in GENERATION_METRICS}
+        for values in (
+            score(generated(instrument, n, seed)).values,
+            score(sample_standard_normal(instrument, n, seed)).values,
+            score(test.audio(range(n))).values,
         )
-    return table
-
-
-def _by_length(every: pd.DataFrame, name: str) -> Float[np.ndarray, "n three"]:
-    """Mean and quartiles of a baseline over all runs of each length."""
-    of = every.groupby("length")[name]
-    return np.stack([of.mean(), of.quantile(0.25), of.quantile(0.75)], 1)
-
-
-def _curve(rows: pd.DataFrame) -> dict[str, Any]:
-    """One line of the figure: lengths, and each quantity as mean, low and high."""
-    rows = rows.sort_values("length")
-    shown = {
-        "rate_nats_per_loop": "rate_nats_per_loop",
-        "decoded_distance": "decoded_distance",
-        "smoothness": "perceptual_path_ratio",
-        "midpoint": "midpoint_nearest_ratio",
-        "coverage": "coverage",
-        "standard_coverage": "standard_coverage",
-    }
-    found = {
-        name: rows[[column, f"{column}_low", f"{column}_high"]].to_numpy()
-        for name, column in shown.items()
-    }
-    return {"length": rows["length"].to_numpy(), **found}
+    )
+    return compared(own, {"standard_normal": standard_normal, "real": real})

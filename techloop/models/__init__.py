@@ -1,1 +1,1 @@
-"""The two VAEs."""
+"""The networks: the audio VAE, the latent VAE, and the discriminator of WAE-GAN."""

@@ -1,15 +1,14 @@
-"""VAE 1: loops to Gaussian latents at the hop rate, and back.
+"""The audio VAE: loops to Gaussian latents at the hop rate, and back.
 
-    loop -> log amplitudes at two windows -> level of each frame, and its sound -> (mu, sigma)
-    z -> sound of each frame, at its level -> log amplitudes -> phases -> loop
+    loop -> log amplitudes at two windows -> (level of each frame, the rest) -> (mu, sigma)
+    z -> the rest at its level -> log amplitudes -> phases -> loop
 
-The network sees and predicts amplitudes alone (`techloop.audio.vocoder` turns them into sound), so the
-latents carry no phase. The first latent is the K-weighted level of the frame, by definition: what
-is decoded is as loud as it says, however unlike the training data. The others do not depend on it,
-except near the floor of log amplitudes. They start as a linear codec of the training set's
-principal components, and residual blocks learn what these cannot say. Everything is circular and
-convolutional:
-`decode(roll(z, k)) == roll(decode(z), k * hop)`.
+The network sees and predicts amplitudes only (`techloop.audio.vocoder` turns them into sound), so
+the latents carry no phase. The first latent is by definition the K-weighted level of the frame: the
+decoded sound is exactly that loud, however unlike the training data it is. The other latents do not
+depend on the level, except near the floor of log amplitudes. They start as a linear codec of the
+training set's principal components; residual blocks learn what the linear codec cannot express.
+Everything is circular and convolutional: `decode(roll(z, k)) == roll(decode(z), k * hop)`.
 """
 
 import math
@@ -34,24 +33,24 @@ from techloop.models.base import Model
 from techloop.models.layers import CircularConv, residual_stack
 from techloop.models.sampling import sample_shard
 
-SIGMA_FLOOR = 0.05  # an encoder that is not asked to be uncertain (wae) still is, a little
-SIGMA_START = 0.5  # of a codec that begins near the rate it will have
+SIGMA_FLOOR = 0.05  # keeps some noise where no loss asks for it (wae)
+SIGMA_START = 0.5  # gives a rate near that of the trained model
 DILATIONS = (1, 3, 9)
-# Of fine structure in sound: predictions of it are means, and too flat. Valleys between partials
-# can be deepened further than peaks can be raised, as levels are in the peaks.
+# Gains of fine structure when decoding: a prediction is a mean, so its contrast is too low. Valleys
+# between partials can be deepened more than peaks can be raised, since the peaks carry the level.
 VALLEYS, PEAKS = 4.0, 2.0
-START_LONG, START_FINE = 0.5, 2.0  # weights of the long window, and of what is fine in it
-AT_ONCE = 8  # loops decoded: of 32 a CPU's caches hold nothing, and each takes twice as long
+PCA_LONG, PCA_FINE = 0.5, 2.0  # weights of the long window and of its fine structure in the PCA
+AT_ONCE = 8  # loops to decode together: 32 overflow a CPU's caches and take twice as long each
 
 
 class AudioVAE(Model):
     """The audio VAE of a grid.
 
     Args:
-        grid: sample rate, hop and length of the loops it will know.
-        latent_dim: numbers a latent frame, the first of them its level; at least two.
-        channels: width.
-        blocks: rounds of three residual blocks (dilations 1, 3, 9) on either side.
+        grid: sample rate, hop and length of the loops it will be trained on.
+        latent_dim: numbers per latent frame; the first is its level; at least two.
+        channels: width of the residual blocks.
+        blocks: rounds of three residual blocks (dilations 1, 3, 9) in encoder and decoder each.
     """
 
     mean: Tensor
@@ -79,7 +78,7 @@ class AudioVAE(Model):
         return self.posterior(log_amplitudes(x, self.grid.hop))
 
     def decode(self, z: Float[Tensor, "b c frames"]) -> Float[Tensor, "b samples"]:
-        """Audio of latents, of any number of frames; never beyond full scale."""
+        """Audio of latents, for any number of frames; within full scale."""
         return limit(synthesise(sharpen(self.predict(z))))
 
     def posterior(
@@ -93,12 +92,12 @@ class AudioVAE(Model):
     def predict(self, z: Float[Tensor, "b c frames"]) -> Float[Tensor, "b v frames"]:
         """Log amplitudes of latents, before their contrast is restored.
 
-        None is above what a constant at full scale has in the long window, however far out the
-        latents are.
+        No value exceeds the log amplitude of a constant at full scale in the long window, however
+        extreme the latents are.
         """
         spectrum = self.decoder(z) + self.mean
-        asked = self.level_mean + self.level_std * z[:, :1]
-        spectrum = spectrum + (asked - self.levels(spectrum))
+        level = self.level_mean + self.level_std * z[:, :1]
+        spectrum = spectrum + (level - self.levels(spectrum))
         ceiling = math.log(LONG * self.grid.hop / 2)
         return ceiling - F.softplus(ceiling - spectrum, beta=4)
 
@@ -108,43 +107,48 @@ class AudioVAE(Model):
         return power.logsumexp(1, keepdim=True) / 2
 
     def forward(
-        self, spectrum: Float[Tensor, "b v frames"], draw: torch.Generator
+        self, spectrum: Float[Tensor, "b v frames"], generator: torch.Generator
     ) -> tuple[
         Float[Tensor, "b v frames"], Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]
     ]:
-        """Log amplitudes from a sample of the posterior, and the posterior: mean, deviation."""
+        """Log amplitudes of a sample of the posterior, and the posterior's mean and deviation."""
         mu, sigma = self.posterior(spectrum)
-        return self.predict(sample_shard(mu, sigma, draw)), mu, sigma
+        return self.predict(sample_shard(mu, sigma, generator)), mu, sigma
 
     @torch.no_grad()
     def init_from_pca(self, spectrum: Float[Tensor, "n v frames"]) -> None:
-        """Make this the linear codec of some log amplitudes: level, and leading components beside.
+        """Set the weights to a linear codec of some log amplitudes: level and principal components.
 
-        Fine structure counts threefold in what is principal. By its variance alone it would get
-        hardly a component, and a network takes long to find pitch by itself.
+        Fine structure counts threefold in the components. By its variance alone it would get hardly
+        any of them, and the network takes long to learn pitch without.
+
+        Args:
+            spectrum: log amplitudes of loops of the training set.
         """
         levels = self.levels(spectrum)
         self.level_mean.copy_(levels.mean())
         self.level_std.copy_(levels.std().clamp_min(1e-2))
         self.mean.copy_(spectrum.double().mean((0, 2))[:, None])
         frames = (spectrum - levels).mT.flatten(0, 1).double()
-        metric = torch.eye(len(self.mean), dtype=torch.double, device=frames.device)
-        fine = fine_structure(metric[None])[0]
-        metric[: len(fine)] = START_LONG * (metric[: len(fine)] + START_FINE * fine)
-        variance, directions = torch.linalg.eigh(metric @ torch.cov(frames.T) @ metric.T)
+        weighting = torch.eye(len(self.mean), dtype=torch.double, device=frames.device)
+        fine = fine_structure(weighting[None])[0]
+        weighting[: len(fine)] = PCA_LONG * (weighting[: len(fine)] + PCA_FINE * fine)
+        variance, directions = torch.linalg.eigh(weighting @ torch.cov(frames.T) @ weighting.T)
         first = 1 - self.latent_dim
         scale = variance[first:].flip(0).clamp_min(1e-6).sqrt()
         directions = directions[:, first:].flip(1)
-        self.encoder.linear.weight.copy_(((directions / scale).T @ metric)[..., None])
-        self.decoder.linear.weight.copy_(torch.linalg.solve(metric, directions * scale)[..., None])
+        self.encoder.linear.weight.copy_(((directions / scale).T @ weighting)[..., None])
+        self.decoder.linear.weight.copy_(
+            torch.linalg.solve(weighting, directions * scale)[..., None]
+        )
 
 
 class Encoder(nn.Module):
-    """Log amplitudes to a posterior: a matrix, and what residual blocks add to it."""
+    """Log amplitudes to a posterior: a matrix plus residual blocks."""
 
     def __init__(self, values: int, channels: int, blocks: int, latent_dim: int) -> None:
         super().__init__()
-        self.sizes = (latent_dim - 1, latent_dim)  # of means, as that of the level is known
+        self.sizes = (latent_dim - 1, latent_dim)  # means (the level's is computed), deviations
         self.linear = nn.Conv1d(values, latent_dim - 1, 1, bias=False)
         self.stem = nn.Conv1d(values, channels, 1)
         self.stack = residual_stack(channels, blocks, DILATIONS)
@@ -161,7 +165,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to log amplitudes of any level: a matrix, and what residual blocks add to it."""
+    """Latents to log amplitudes, whose level is set afterwards: a matrix plus residual blocks."""
 
     def __init__(self, values: int, channels: int, blocks: int, latent_dim: int) -> None:
         super().__init__()
@@ -174,7 +178,9 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, z: Float[Tensor, "b c t"]) -> Float[Tensor, "b v t"]:  # noqa: D102
-        return self.head(self.stack(self.stem(z))).float() + self.linear(z[:, 1:]).float()
+        spectrum: Tensor = self.head(self.stack(self.stem(z))).float()
+        spectrum = spectrum + self.linear(z[:, 1:]).float()
+        return spectrum
 
 
 def sharpen(spectrum: Float[Tensor, "b v frames"]) -> Float[Tensor, "b v frames"]:
@@ -186,6 +192,6 @@ def sharpen(spectrum: Float[Tensor, "b v frames"]) -> Float[Tensor, "b v frames"
 
 
 def limit(x: Tensor) -> Tensor:
-    """Audio within full scale: unchanged where quiet (1 % less at 0.72), never beyond 1."""
+    """Audio within full scale: nearly unchanged where quiet (1 % less at 0.72), at most 1."""
     x = x.clamp(-16, 16)  # whose eighth power is finite
     return (x * (1 + x.abs().pow(8)).pow(-1 / 8)).clamp(-1, 1)

@@ -1,5 +1,6 @@
-"""What both VAEs share: a folder that rebuilds them with nothing else beside it."""
+"""What both VAEs share: a folder that holds all that rebuilds the model."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from safetensors.torch import save as saved
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from techloop.artifacts import fingerprint, read_json, write_json
@@ -15,9 +16,11 @@ from techloop.grid import Grid
 
 M = TypeVar("M", bound="Model")  # typing.Self, which the run-time checks of the tests refuse
 
+FORMAT = 2  # of a model folder; 2 renamed the weights
+
 
 class Model(nn.Module):
-    """A network of a grid, saved as `model.safetensors` and `config.json`.
+    """A network for loops of a grid, saved as `model.safetensors` and `config.json`.
 
     Attributes:
         grid: the loops' grid.
@@ -27,14 +30,15 @@ class Model(nn.Module):
 
     def __init__(self, grid: Grid, **sizes: int) -> None:
         super().__init__()
-        self.grid, self.sizes, self.notes = grid, sizes, dict[str, Any]()
+        self.grid, self.sizes = grid, sizes
+        self.notes: Mapping[str, Any] = {}
 
-    def save(self, folder: Path, **notes: Any) -> None:
+    def save(self, folder: Path, **notes: object) -> None:
         """Write weights and configuration into a folder that exists."""
         weights = {k: v.detach().contiguous().cpu() for k, v in self.state_dict().items()}
-        (folder / "model.safetensors").write_bytes(saved(weights))
+        (folder / "model.safetensors").write_bytes(to_bytes(weights))
         config = {
-            "format": 1,
+            "format": FORMAT,
             "model": type(self).__name__,
             "grid": asdict(self.grid),
             "sizes": self.sizes,
@@ -48,10 +52,11 @@ class Model(nn.Module):
 
         Args:
             folder: as written by `save`.
-            grid: the grid of what it is to be used on, if that matters.
+            grid: the grid of the loops that it will be used on, to be checked against its own.
 
         Raises:
-            ValueError: the folder is damaged, of another kind of model, or of another grid.
+            ValueError: the folder is damaged, of an older version, of another kind of model, or of
+                another grid.
         """
         folder = Path(folder)
         config = read_json(folder / "config.json")
@@ -60,13 +65,19 @@ class Model(nn.Module):
                 f"{folder} holds a {config.get('model')}, not a {cls.__name__}; give the folder "
                 f"of one (data/audio_vae/... or data/latent_vae/...)"
             )
+        if config.get("format") != FORMAT:
+            raise ValueError(
+                f"{folder} is a model folder of format {config.get('format')}, and this version of "
+                f"techloop reads format {FORMAT}: it was written by an older or newer version. "
+                "`dvc repro` trains it anew."
+            )
         missing = {"grid", "sizes"} - config.keys()
         if missing:
             raise ValueError(f"{folder / 'config.json'} lacks {', '.join(sorted(missing))}")
         own = Grid(**config.pop("grid"))
         if grid is not None and own != grid:
             raise ValueError(
-                f"{folder} was trained on another grid than what it is used with: {own} against "
+                f"{folder} was trained on another grid than it is used with: {own} against "
                 f"{grid}. Train it on these loops (`dvc repro`), or use it with its own."
             )
         model = cls(own, **config.pop("sizes"))
@@ -83,7 +94,7 @@ class Model(nn.Module):
 
 
 def model_fingerprint(folder: str | Path) -> str:
-    """What a model folder's weights and configuration are called by: 16 hexadecimal digits."""
+    """Identifies a model folder by its weights and configuration: 16 hexadecimal digits."""
     return fingerprint({n: Path(folder) / n for n in ("config.json", "model.safetensors")})
 
 
@@ -93,5 +104,5 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def pick_device() -> torch.device:
-    """A GPU where there is one."""
+    """The GPU if PyTorch can use one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,10 +1,9 @@
-"""Adversaries of the VAEs, trained beside them and not kept."""
-
-from typing import Any
+"""Adversaries of the VAEs: trained beside them, not saved."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from techloop.models.audio_vae import AudioVAE
@@ -14,10 +13,10 @@ WIDTH = 128
 
 
 class LatentDiscriminator(nn.Module):
-    """An audio VAE and a discriminator that tells its latent frames from draws of the prior.
+    """An audio VAE, and a discriminator of its latent frames against draws of the prior.
 
-    One loss trains both: the gradient that improves the discriminator is turned around on its way
-    into the encoder, which so learns to be mistaken for the prior.
+    One loss trains both. The gradient that improves the discriminator changes its sign on the way
+    into the encoder, so the encoder learns to make frames that look like draws of the prior.
 
     References:
         Tolstikhin et al., Wasserstein Auto-Encoders, 2018, algorithm 1 (WAE-GAN), in its minimax
@@ -36,32 +35,31 @@ class LatentDiscriminator(nn.Module):
         )
 
     def forward(
-        self, spectrum: Float[Tensor, "b v frames"], draw: torch.Generator
+        self, spectrum: Float[Tensor, "b v frames"], generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, ""]]:
-        """What the VAE gives (see `AudioVAE.forward`), and the discriminator's cross-entropy.
+        """The outputs of `AudioVAE.forward`, and the discriminator's cross-entropy in nats.
 
-        Of this process's share of the batch.
-
-        Half that of the prior's frames plus half that of the encoder's, in nats: log 2 where it
-        cannot tell them apart.
+        The cross-entropy is the mean of that of the prior's frames and that of the encoder's, both
+        of this process's share of the batch: log 2 where the two cannot be told apart.
         """
-        predicted, mu, sigma = self.vae(spectrum, draw)
-        frames = GradientReversal.apply(sample_shard(mu, sigma, draw).mT.flatten(0, 1))
-        prior = draw_shard(torch.randn, size=mu.shape, draw=draw).mT.flatten(0, 1)
-        told = self.discriminator(torch.cat([prior, frames]))[:, 0].float()
+        predicted, mu, sigma = self.vae(spectrum, generator)
+        frames = sample_shard(mu, sigma, generator).mT.flatten(0, 1)
+        frames = GradientReversal.apply(frames)  # type: ignore[no-untyped-call]  # torch's
+        prior = draw_shard(torch.randn, size=mu.shape, generator=generator).mT.flatten(0, 1)
+        logits = self.discriminator(torch.cat([prior, frames]))[:, 0].float()
         truth = torch.cat(
-            [torch.ones_like(told[: len(prior)]), torch.zeros_like(told[len(prior) :])]
+            [torch.ones_like(logits[: len(prior)]), torch.zeros_like(logits[len(prior) :])]
         )
-        return predicted, mu, sigma, F.binary_cross_entropy_with_logits(told, truth)
+        return predicted, mu, sigma, F.binary_cross_entropy_with_logits(logits, truth)
 
 
 class GradientReversal(torch.autograd.Function):
     """The identity, whose gradient has the other sign."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:  # noqa: D102
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:  # noqa: D102
         return -gradients[0]

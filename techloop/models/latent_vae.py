@@ -1,21 +1,21 @@
-"""VAE 2: whole loops of VAE 1's latents to `length` points, down to one, and back.
+"""The latent VAE: the audio VAE's latents of a whole loop to `length` points, and back.
 
-    (mu, log sigma) of VAE 1, whitened -> patches -> residual blocks -> `length` posteriors
+    (mu, log sigma) of the audio VAE, whitened -> patches -> residual blocks -> `length` posteriors
     `length` points -> residual blocks -> patches -> a Gaussian for every value of the trajectory
 
-It works at a resolution of sixteenths or a little finer: `steps` is the smallest multiple of
-`length` that divides the frames and is no less than the sixteenths of the loop. All steps of a
-point are read by one matrix, so that what is inside a point has a position, and what is between
-points is convolved around the circle: rotation by whole points rotates the points exactly. A
-single point has nowhere to rotate to: it holds the loop as it lies, and where it begins is part of
-what it says (training shows it every loop from each of its beats).
+The network works at a resolution of sixteenths or a little finer: `steps` is the smallest multiple
+of `length` that divides the frames and is at least the number of sixteenths in the loop. One matrix
+reads all steps of a point, so a position inside a point is represented. Between points there are
+circular convolutions, so rotating a loop by whole points rotates the points exactly. A single point
+cannot rotate: it also encodes where the loop begins, and training shows it every loop from each of
+its beats.
 
-What differs between two lengths is the number of points, and the two matrices between them and the
-steps, whose size follows: capacity is `length * latent_dim` numbers a loop, all else the same.
+Two lengths differ in the number of points and in the two matrices between points and steps, whose
+sizes follow. Capacity is `length * latent_dim` numbers per loop; all else is the same.
 
-Points of one loop belong together, which independent draws from N(0, 1) would not know. So the
-prior that loops are drawn from is the Gaussian of all points of a loop together, found from the
-training set once the network is trained.
+The points of one loop depend on each other, and independent draws from N(0, 1) would not. So loops
+are sampled from a Gaussian over all points of a loop together, which is fitted to the training set
+after the network is trained.
 """
 
 import torch
@@ -30,7 +30,7 @@ from techloop.models.sampling import sample_shard
 
 SIGMA_FLOOR = 0.05
 DILATIONS = (1, 2, 4)
-MOST_NUMBERS = 8192  # a loop; the prior of as many takes 256 MB
+MAX_NUMBERS = 8192  # per loop; the prior of so many takes 256 MB
 
 
 class LatentVAE(Model):
@@ -38,15 +38,15 @@ class LatentVAE(Model):
 
     Args:
         grid: the loops' grid.
-        audio_latent_dim: dimensions of VAE 1.
-        length: points a loop, any divisor of its frames.
-        latent_dim: numbers a point.
-        channels: width.
-        blocks: rounds of three residual blocks (dilations 1, 2, 4) on either side.
+        audio_latent_dim: dimensions of the audio VAE.
+        length: points per loop, any divisor of its frames.
+        latent_dim: numbers per point.
+        channels: width of the residual blocks.
+        blocks: rounds of three residual blocks (dilations 1, 2, 4) in encoder and decoder each.
 
     Raises:
-        ValueError: `length` does not divide the frames, or its points are too many numbers for the
-            prior, which is a Gaussian of them all.
+        ValueError: `length` does not divide the frames, or the points have too many numbers for
+            the prior, which is a Gaussian over all of them.
     """
 
     mean: Tensor
@@ -75,11 +75,11 @@ class LatentVAE(Model):
             blocks=blocks,
         )
         grid.check_length(length)
-        if length * latent_dim > MOST_NUMBERS:
+        if length * latent_dim > MAX_NUMBERS:
             raise ValueError(
-                f"{length} points of {latent_dim} numbers are {length * latent_dim} a loop, and "
-                f"the prior of them together is a matrix of as many squared: {MOST_NUMBERS} are "
-                "the limit. Take a smaller length, or a smaller latent_dim."
+                f"{length} points of {latent_dim} numbers are {length * latent_dim} per loop; the "
+                f"prior is a matrix of that size squared, so the limit is {MAX_NUMBERS}. Take a "
+                "smaller length or a smaller latent_dim."
             )
         self.length, self.latent_dim = length, latent_dim
         self.steps = min(
@@ -91,23 +91,23 @@ class LatentVAE(Model):
             self.register_buffer(f"log_sigma_{name}", torch.full((audio_latent_dim, 1), value))
         self.register_buffer("prior_mean", torch.zeros(latent_dim, length))
         self.register_buffer("prior_factor", torch.eye(latent_dim * length))
-        inside = self.steps // length
+        steps_per_point = self.steps // length
         values = 2 * audio_latent_dim * self.patch
         self.embed = nn.Conv1d(values, channels, 1)
         self.encoder = residual_stack(channels, blocks, DILATIONS)
-        self.to_points = nn.Conv1d(channels * inside, 2 * latent_dim, 1)
-        self.from_points = nn.Conv1d(latent_dim, channels * inside, 1)
+        self.to_points = nn.Conv1d(channels * steps_per_point, 2 * latent_dim, 1)
+        self.from_points = nn.Conv1d(latent_dim, channels * steps_per_point, 1)
         self.decoder = residual_stack(channels, blocks, DILATIONS)
         self.unembed = nn.Conv1d(channels, values, 1)
 
     def whiten(self, mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """VAE 1's means and deviations on the scale of the training set's means."""
+        """The audio VAE's means and deviations on the scale of the training set's means."""
         return (mu - self.mean) / self.std, sigma / self.std
 
     def encode(
         self, mu: Float[Tensor, "b c frames"], sigma: Float[Tensor, "b c frames"]
     ) -> tuple[Float[Tensor, "b d length"], Float[Tensor, "b d length"]]:
-        """Posterior mean and deviation of the points of loops, given VAE 1's posteriors."""
+        """Posterior mean and deviation of the points of loops, given the audio VAE's posteriors."""
         x = torch.cat(
             [(mu - self.mean) / self.std, (sigma.log() - self.log_sigma_mean) / self.log_sigma_std],
             1,
@@ -127,14 +127,14 @@ class LatentVAE(Model):
     def decode(
         self, points: Float[Tensor, "b d length"]
     ) -> tuple[Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]]:
-        """Mean and deviation of the predicted Gaussian, in VAE 1's units."""
+        """Mean and deviation of the predicted Gaussian, in the audio VAE's units."""
         mu_hat, sigma_hat = self.decode_whitened(points)
         return mu_hat * self.std + self.mean, sigma_hat * self.std
 
     def sample_prior(self, noise: Float[Tensor, "b d length"]) -> Float[Tensor, "b d length"]:
-        """Points of the learned prior, given standard normal ones; linear.
+        """Points of the fitted prior, given standard normal noise: a linear map of the noise.
 
-        Before `fit_prior` it is N(0, 1), and this the identity.
+        Before `fit_prior` the prior is N(0, 1), and this function the identity.
         """
         return self.prior_mean + (noise.flatten(1) @ self.prior_factor.T).view_as(noise)
 
@@ -142,9 +142,10 @@ class LatentVAE(Model):
     def fit_prior(
         self, mean: Float[Tensor, "n d length"], std: Float[Tensor, "n d length"]
     ) -> None:
-        """Make the prior the Gaussian with the moments of the aggregate posterior.
+        """Set the prior to the Gaussian with the moments of the aggregate posterior.
 
-        Over loops, of all points of a loop together; the covariance is Cov(mean) + diag(E std^2).
+        It is a Gaussian over all points of a loop together; its covariance over loops is
+        Cov(mean) + diag(E std^2).
 
         Args:
             mean, std: posteriors of the training loops' points.
@@ -161,8 +162,8 @@ class LatentVAE(Model):
         self.prior_factor.copy_(torch.linalg.cholesky(covariance))
 
     def forward(
-        self, mu: Tensor, sigma: Tensor, draw: torch.Generator
+        self, mu: Tensor, sigma: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Predicted Gaussian (whitened) from sampled points, and the points' posterior."""
         mean, std = self.encode(mu, sigma)
-        return *self.decode_whitened(sample_shard(mean, std, draw)), mean, std
+        return *self.decode_whitened(sample_shard(mean, std, generator)), mean, std

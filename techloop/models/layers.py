@@ -1,4 +1,4 @@
-"""The parts both VAEs are made of. All are circular: a rotation of the input rotates the output."""
+"""The layers of both VAEs. All are circular: a rotation of the input rotates the output."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from techloop.audio.spectral import wrap
 
 
 class CircularConv(nn.Conv1d):
-    """Convolution of odd kernel size around the circle; keeps the number of steps."""
+    """Convolution of odd kernel size around the circle; the number of steps stays."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, dilation=dilation)
@@ -22,7 +22,7 @@ class CircularConv(nn.Conv1d):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation over channels, at each step by itself."""
+    """Root-mean-square normalisation over channels, of each step by itself."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class RMSNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + W2 silu(W1 * norm(x)): one dilated convolution, one matrix back."""
+    """x + proj(silu(conv(norm(x)))): one dilated convolution, one matrix back to the channels."""
 
     def __init__(self, channels: int, dilation: int = 1, kernel: int = 3) -> None:
         super().__init__()
@@ -43,20 +43,23 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.proj.weight)  # starts as the identity
 
     def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b c t"]:  # noqa: D102
-        return x + self.proj(F.silu(self.conv(self.norm(x))))
+        change: Tensor = self.proj(F.silu(self.conv(self.norm(x))))
+        return x + change
 
 
 def residual_stack(channels: int, rounds: int, dilations: Sequence[int]) -> nn.Sequential:
-    """Rounds of residual blocks, one a dilation, and a norm."""
+    """Rounds of residual blocks, one block per dilation, and a norm at the end."""
     layers = [ResidualBlock(channels, d) for _ in range(rounds) for d in dilations]
     return nn.Sequential(*layers, RMSNorm(channels))
 
 
 def patchify(x: Float[Tensor, "b c t"], factor: int) -> Float[Tensor, "b d u"]:
-    """Time into channels: `(b, c, t)` to `(b, c * factor, t // factor)`; inverse of `unpatchify`."""
-    return x.unflatten(-1, (-1, factor)).transpose(2, 3).flatten(1, 2)
+    """Time into channels: `(b, c, t)` to `(b, c * factor, t // factor)`; undoes `unpatchify`."""
+    patches: Tensor = x.unflatten(-1, (-1, factor))
+    return patches.transpose(2, 3).flatten(1, 2)
 
 
 def unpatchify(x: Float[Tensor, "b d u"], factor: int) -> Float[Tensor, "b c t"]:
     """Channels into time (sub-pixel up-sampling): `(b, c * factor, u)` to `(b, c, u * factor)`."""
-    return x.unflatten(1, (-1, factor)).transpose(2, 3).flatten(2)
+    patches: Tensor = x.unflatten(1, (-1, factor))
+    return patches.transpose(2, 3).flatten(2)

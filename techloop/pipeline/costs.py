@@ -1,43 +1,43 @@
-"""What computing costs, counted while it is done small: FLOPs, memory, time on a graphics card.
+"""What a computation costs, counted while it runs small: FLOPs, memory, time on a graphics card.
 
-A training step is counted at a few batch sizes. What it takes grows with the batch `b` as
-`fixed + linear b + quadratic b^2` (a discrepancy looks at pairs), which three sizes determine, and
-which tells what it takes at any other.
+A training step is counted at three batch sizes. Its cost grows with the batch size `b` as
+`fixed + linear b + quadratic b^2` (a discrepancy compares pairs), so three sizes determine the cost
+at any other.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-BYTES_A_WEIGHT = 16  # float32: itself, its gradient, the two moments of Adam
-UPDATE_BYTES_A_WEIGHT = 28  # all four read, all but the gradient written
-# What is kept for the backward pass, with what passes beside it: 1.0 to 1.7 times as much, most of
-# pairs of frames, by PyTorch's profiler.
-PASSING = 1.7
+BYTES_PER_WEIGHT = 16  # float32: itself, its gradient, the two moments of Adam
+UPDATE_BYTES_PER_WEIGHT = 28  # all four read, all but the gradient written
+# Peak memory over the bytes saved for the backward pass: 1.0 to 1.7 by PyTorch's profiler, largest
+# where pairs of frames are compared.
+PEAK_OVER_SAVED = 1.7
 
 
 @dataclass(frozen=True)
 class Card:
-    """A graphics card, and how much of it is made use of.
+    """A graphics card, and how much of its speed is used.
 
-    The defaults are the slowest cards with 24 GB that calculate in bfloat16 (RTX 3090, A10G).
+    The defaults are the slowest cards with 24 GB that compute in bfloat16 (RTX 3090, A10G).
 
     Attributes:
         memory_gb: GB of 1e9 bytes.
-        peak_flops: a second, of dense products in bfloat16.
-        peak_bytes: a second, of its memory.
+        peak_flops: per second, for dense products in bfloat16.
+        peak_bytes: per second, of its memory.
         used_flops, used_bytes: shares of the two that are reached, as an assumption.
-        launch_s: seconds an operation takes at least.
+        launch_s: least seconds per operation.
     """
 
     memory_gb: float = 24.0
@@ -48,7 +48,7 @@ class Card:
     launch_s: float = 10e-6
 
     def seconds(self, cost: "Cost") -> float:
-        """How long it would take: products, then traffic, but no less than to start each."""
+        """Time for products plus memory traffic; at least the time to launch every operation."""
         products = cost.flops / (self.used_flops * self.peak_flops)
         traffic = cost.moved / (self.used_bytes * self.peak_bytes)
         return max(products + traffic, cost.operations * self.launch_s)
@@ -56,12 +56,12 @@ class Card:
 
 @dataclass
 class Cost:
-    """What was done.
+    """What some operations cost.
 
     Attributes:
-        flops: of products and convolutions, two a multiplication with its addition.
-        moved: bytes read and written by operations, each by itself.
-        operations: how many.
+        flops: of products and convolutions; a multiplication with its addition counts two.
+        moved: bytes read and written, summed over operations.
+        operations: their number.
     """
 
     flops: float = 0.0
@@ -69,7 +69,7 @@ class Cost:
     operations: float = 0.0
 
     def since(self, before: "Cost") -> "Cost":
-        """What was done after `before`."""
+        """The cost added after `before`."""
         return Cost(*(getattr(self, n) - getattr(before, n) for n in self.__dataclass_fields__))
 
 
@@ -89,13 +89,13 @@ class Step:
 
     @property
     def memory(self) -> float:
-        """Bytes of it at its highest: weights and what belongs to each, and what passes."""
-        return BYTES_A_WEIGHT * self.parameters + PASSING * self.saved
+        """Peak bytes: weights with gradients and moments, and intermediate values."""
+        return BYTES_PER_WEIGHT * self.parameters + PEAK_OVER_SAVED * self.saved
 
 
 @dataclass
 class Meter:
-    """What is counted inside of `metered`.
+    """What `metered` counts.
 
     Attributes:
         cost: of everything.
@@ -108,29 +108,29 @@ class Meter:
 
 @contextmanager
 def metered() -> Iterator[Meter]:
-    """Count what PyTorch does in the block, in this process."""
-    meter, began = Meter(), list[Cost]()
-    saved: dict[int, int] = {}  # bytes by their place in memory, where many tensors may look at one
+    """Count what PyTorch computes in the block, in this process."""
+    meter, starts = Meter(), list[Cost]()
+    saved: dict[int, int] = {}  # bytes by address, since many tensors may share one storage
 
     def keep(x: Tensor) -> Tensor:
-        if not began:
-            began.append(meter.cost.since(Cost()))
+        if not starts:
+            starts.append(meter.cost.since(Cost()))
         storage = x.untyped_storage()
         saved[storage.data_ptr()] = storage.nbytes()
         return x.detach()
 
-    def stepped(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def before_update(optimizer: torch.optim.Optimizer, *_: object) -> None:
         weights = [w for group in optimizer.param_groups for w in group["params"]]
         for weight in weights:
             saved.pop(weight.untyped_storage().data_ptr(), None)
         parameters = sum(weight.numel() for weight in weights)
-        cost = meter.cost.since(began.pop())
-        # The update is not counted but known: the first one also makes the moments.
-        cost.moved += UPDATE_BYTES_A_WEIGHT * parameters
+        cost = meter.cost.since(starts.pop())
+        # The update's cost is added by hand: the first update also creates the moments.
+        cost.moved += UPDATE_BYTES_PER_WEIGHT * parameters
         meter.steps.append(Step(cost, parameters, float(sum(saved.values()))))
         saved.clear()
 
-    hook = register_optimizer_step_pre_hook(stepped)
+    hook = register_optimizer_step_pre_hook(before_update)
     try:
         with saved_tensors_hooks(keep, lambda x: x), _Counter(meter.cost):
             yield meter
@@ -139,35 +139,41 @@ def metered() -> Iterator[Meter]:
 
 
 def at_batch(steps: Sequence[Step], sizes: Sequence[int], batch: int) -> Step:
-    """A step at another batch size than those three that were counted, see above."""
+    """A step at any batch size, from steps at three sizes, see the module's docstring."""
 
-    def there(values: Sequence[float]) -> float:
+    def extrapolate(values: Sequence[float]) -> float:
         return float(np.polyval(np.polyfit(sizes, values, 2), batch))
 
     costs = [step.cost for step in steps]
     cost = Cost(
-        there([c.flops for c in costs]),
-        there([c.moved for c in costs]),
+        extrapolate([c.flops for c in costs]),
+        extrapolate([c.moved for c in costs]),
         max(c.operations for c in costs),
     )
-    return Step(cost, steps[0].parameters, there([step.saved for step in steps]))
+    return Step(cost, steps[0].parameters, extrapolate([step.saved for step in steps]))
 
 
 class _Counter(TorchDispatchMode):
     """Adds every operation to a cost."""
 
     def __init__(self, cost: Cost) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.cost = cost
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         formula = flop_registry.get(func.overloadpacket)
-        if formula is None:  # one of several operations, as there are without gradients?
+        if formula is None:  # it may consist of several operations, as without gradients
             with self:
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         out = func(*args, **kwargs)
         if formula is not None:
             self.cost.flops += formula(*args, **kwargs, out_val=out)

@@ -1,9 +1,8 @@
-"""The `deps` of every stage, written from what its code imports: `make deps`."""
+"""Writes the `deps` of every stage from what its code imports: `make deps`."""
 
 from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -28,22 +27,31 @@ def code_deps(stage: str, top: Path = TOP) -> list[str]:
 
 
 def templates(files: Iterable[Path]) -> set[Path]:
-    """Templates beside some modules that their code names."""
-    return {
-        template
-        for file in files
-        for template in file.parent.glob("templates/*")
-        if template.name in file.read_text(encoding="utf-8")
-    }
+    """Templates beside some modules that their code names, and templates that these name."""
+    named: set[Path] = set()
+    pending = list(files)
+    while pending:
+        file = pending.pop()
+        folder = file.parent if file.parent.name == "templates" else file.parent / "templates"
+        text = file.read_text(encoding="utf-8")
+        new = {template for template in folder.glob("*") if template.name in text} - named - {file}
+        named |= new
+        pending += new
+    return named
 
 
 def written_deps(file: Path, top: Path = TOP) -> tuple[str, str]:
-    """A dvc.yaml as it is, and as it should be: inputs as they stand, then the code."""
+    """The text of a dvc.yaml, and how it should be: each stage's inputs unchanged, then its code.
+
+    Args:
+        file: a dvc.yaml.
+        top: of the checkout.
+    """
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 4096, True
     yaml.indent(mapping=2, sequence=4, offset=2)
     text = file.read_text(encoding="utf-8")
-    pipeline: Any = yaml.load(text)
+    pipeline = yaml.load(text)
     for name, body in pipeline["stages"].items():
         stage = body.get("do", body)
         inputs = [d for d in stage["deps"] if not str(d).startswith(("techloop/", "stages/"))]

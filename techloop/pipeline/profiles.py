@@ -1,13 +1,12 @@
-"""Profiles: sizes for a machine, in `profiles/`, that `techloop profile` puts into params.yaml.
+"""Profiles: sizes for a machine, in `profiles/`, that `techloop profile` writes into params.yaml.
 
-They are written there, not laid over it, so that params.yaml alone says what a stage is told, and
-DVC sees what is out of date.
+They are written there, not merged when a stage runs, so that params.yaml alone has the values of a
+stage, and DVC sees what is out of date.
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -16,25 +15,26 @@ from techloop.params import check_params, read_yaml
 
 
 def use_profile(name: str, top: str | Path = ".") -> list[str]:
-    """Give params.yaml the values of `profiles/<name>.yaml`; comments and all else there stay.
+    """Write the values of `profiles/<name>.yaml` into params.yaml; comments and other keys stay.
 
-    A key that the profile has with no value is taken out: another profile's cell.
+    A key without a value in the profile is removed from params.yaml: another profile's cell.
 
     Args:
+        name: of the profile.
         top: of the repository.
 
     Returns:
-        What changed, a line each.
+        What changed, one line per key.
 
     Raises:
-        ValueError: there is no such profile, or params.yaml would not be a valid one; it is then
-            left as it was.
+        ValueError: the profile does not exist, or params.yaml would become invalid; it stays as it
+            was.
     """
     file, folder = Path(top) / "params.yaml", Path(top) / "profiles"
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in names:
         raise ValueError(
-            f"there is no profile {name!r}; {folder} has {', '.join(known) or 'none'}. Run from "
+            f"profile {name!r} does not exist; {folder} has {', '.join(names) or 'none'}. Run from "
             "the top of the repository, or add a file there."
         )
     yaml = YAML()  # with comments, and numbers as they are written
@@ -52,20 +52,26 @@ def use_profile(name: str, top: str | Path = ".") -> list[str]:
 
 
 def merged(
-    into: MutableMapping[str, Any], values: MutableMapping[str, Any], within: str = ""
+    into: MutableMapping[str, object], values: Mapping[str, object], within: str = ""
 ) -> list[str]:
-    """Set nested values, and say what changed; None takes a key out."""
+    """Set nested values, where None removes a key; what changed, one line per key.
+
+    Args:
+        into: nested mappings, which are changed.
+        values: what to set.
+        within: the place of `into` in the file, for the lines.
+    """
     changes = []
     for position, (key, value) in enumerate(values.items()):
         old, place = into.get(key), f"{within}{key}"
-        if isinstance(value, MutableMapping) and isinstance(old, MutableMapping):
+        if isinstance(value, Mapping) and isinstance(old, MutableMapping):
             changes += merged(old, value, f"{place}.")
         elif value is None and key in into:
             del into[key]
-            changes.append(f"{place}: taken out")
+            changes.append(f"{place}: removed")
         elif key not in into and value is not None:
-            # Where the profile has it: what stands behind the last key is that one's in YAML.
-            into.insert(position, key, value)  # type: ignore[attr-defined]
+            # At the profile's position: YAML attaches comments behind the last key to that key.
+            into.insert(position, key, value)  # type: ignore[attr-defined]  # ruamel's CommentedMap
             changes.append(f"{place}: new")
         elif old != value:
             into[key] = value

@@ -3,10 +3,15 @@
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
-# Hues like theirs for lines on a page, which calls them --c0, --c1, ...: in the light, in the dark;
-# each with a contrast of 3 and more to the paper.
+from techloop.metric import Metric
+
+if TYPE_CHECKING:
+    import altair as alt
+
+# Colours of lines on the page, which calls them --c0, --c1, ...: in light mode, in dark mode; each
+# with a contrast of at least 3 to the page's background.
 ON_PAGE = (
     ("#0072b2", "#5ab4f0"),
     ("#d55e00", "#ff9a52"),
@@ -15,18 +20,52 @@ ON_PAGE = (
     ("#8a6d00", "#e2c34a"),
     ("#56606e", "#aab3bf"),
 )
-DASHES = ((1, 0), (6, 3), (2, 2))  # drawn and left out, in pixels
+DASHES = ((1, 0), (6, 3), (2, 2))  # length of a dash and of the gap after it, in pixels
+
+Specification = dict[str, object]  # of Vega-Lite, as JSON takes it
 
 
 class Line(NamedTuple):
-    """A line of a chart: what it is called, its look, and its points (x, y)."""
+    """A line of a chart: its names, its look, and its points (x, y)."""
 
-    name: str  # in the legend, which hides and shows all lines of the name
+    name: str  # in the legend, which hides and shows all lines of one name
     title: str  # its own
-    colour: int  # of `ON_PAGE`
-    dash: int  # of `DASHES`; dots of what is not solid are hollow
+    colour: int  # index into `ON_PAGE`
+    dash: int  # index into `DASHES`; the dots of a dashed line are hollow
     thin: bool
     points: Sequence[tuple[float, float]]
+
+
+class LegendEntry(NamedTuple):
+    """A name in the legend and the look of its lines."""
+
+    name: str
+    colour: int
+    dash: int
+
+
+class Chart(NamedTuple):
+    """A chart of one metric."""
+
+    metric: Metric
+    log: bool
+    spec: Specification
+
+
+class ChartGroup(NamedTuple):
+    """Charts that share a legend."""
+
+    legend: Sequence[LegendEntry]
+    charts: Sequence[Chart]
+
+
+class _ByLine(TypedDict):
+    """An encoding that gives each line its own look; the page draws the legend."""
+
+    field: str
+    type: Literal["ordinal"]
+    scale: "alt.Scale"
+    legend: None
 
 
 def line_chart(
@@ -37,21 +76,21 @@ def line_chart(
     log: bool = False,
     steps: Sequence[float] = (),
     bands: Mapping[str, tuple[float, float]] | None = None,
-) -> dict[str, Any]:
+) -> Specification:
     """The Vega-Lite specification of lines on a page that has the colours as CSS variables.
 
     The chart is as wide as its place and names the nearest point. Its parameter `hidden` takes
-    names of lines that are not to be seen. Its title is left to the page.
+    names of lines to hide. The page writes its title.
 
     Args:
         lines: what is drawn, the first at the bottom.
-        description: what those hear who do not see it.
-        titles: of x, and of y, which is only seen when a point is named.
+        description: for readers who do not see the chart.
+        titles: of x, and of y, which is shown only when a point is named.
         log: whether y is logarithmic.
-        steps: all values of x there are; then x is logarithmic and each point has a dot.
+        steps: every value of x; with them x is logarithmic and each point has a dot.
         bands: named ranges of y, drawn from side to side behind the lines.
     """
-    import altair as alt  # a second and more, which other figures need not pay
+    import altair as alt  # takes over a second, which other pictures need not wait for
 
     rows = [
         {"line": i, "name": line.name, "title": line.title, "x": x, "y": float(f"{y:.6g}")}
@@ -59,11 +98,12 @@ def line_chart(
         for x, y in line.points
     ]
     colours = [f"var(--c{line.colour % len(ON_PAGE)})" for line in lines]
-    pairs = zip(lines, colours, strict=True)
-    fills = ["var(--paper)" if line.dash else colour for line, colour in pairs]
+    fills = [
+        "var(--paper)" if line.dash else colour for line, colour in zip(lines, colours, strict=True)
+    ]
 
-    def each(looks: Sequence[Any]) -> Any:
-        """What tells the lines apart: a look each. The legend is the page's."""
+    def by_line(looks: Sequence[str | int | tuple[int, int]]) -> _ByLine:
+        """One of these looks per line."""
         scale = alt.Scale(type="ordinal", domain=list(range(len(lines))), range=list(looks))
         return {"field": "line", "type": "ordinal", "scale": scale, "legend": None}
 
@@ -71,39 +111,46 @@ def line_chart(
     base = (
         alt.Chart(alt.InlineData(values=rows))
         .transform_filter("indexof(hidden, datum.name) < 0")
-        .encode(x=x, y=y, color=alt.Color(**each(colours)))
+        .encode(x=x, y=y, color=alt.Color(**by_line(colours)))
     )
-    drawn = base.mark_line(clip=True).encode(
-        strokeDash=alt.StrokeDash(**each([DASHES[line.dash % len(DASHES)] for line in lines])),
-        strokeWidth=alt.StrokeWidth(**each([1 if line.thin else 2 for line in lines])),
+    strokes = base.mark_line(clip=True).encode(
+        strokeDash=alt.StrokeDash(**by_line([DASHES[line.dash % len(DASHES)] for line in lines])),
+        strokeWidth=alt.StrokeWidth(**by_line([1 if line.thin else 2 for line in lines])),
     )
     nearest = alt.selection_point(
         name="nearest", on="pointerover", nearest=True, clear="pointerout", empty=False
     )
-    # An expression, not an encoding: Vega-Lite 6.4 seeks words in what the nearest point is hit by,
-    # rather than in the point, its datum.
-    hit = "(datum.datum || datum)"
-    x_told, y_told = (json.dumps(title) for title in titles)
-    told = f"{x_told}: format({hit}.x, ',~r'), {y_told}: format({hit}.y, ',.4~r')"
+    # An expression, not an encoding: Vega-Lite 6.4 looks up the tooltip's fields in the invisible
+    # shape that catches the pointer; the point itself is that shape's datum.
+    point = "(datum.datum || datum)"
+    x_title, y_title = (json.dumps(title) for title in titles)
+    values = f"{x_title}: format({point}.x, ',~r'), {y_title}: format({point}.y, ',.4~r')"
     dots = (
-        base.mark_point(strokeWidth=1.5, tooltip={"expr": f"{{title: {hit}.title, {told}}}"})
+        base.mark_point(strokeWidth=1.5, tooltip={"expr": f"{{title: {point}.title, {values}}}"})
         .encode(
-            fill=alt.Fill(**each(fills)),
+            fill=alt.Fill(**by_line(fills)),
             opacity=alt.condition(nearest, alt.value(1), alt.value(1 if steps else 0)),
             size=alt.condition(nearest, alt.value(80), alt.value(45)),
         )
-        .properties(name="dots")  # else altair numbers it, counting all charts of the process
+        .properties(name="dots")  # otherwise Altair numbers it, counting all charts of the process
         .add_params(nearest)
     )
-    whole = alt.layer(*_bands(bands or {}), drawn, dots)
-    whole = whole.add_params(alt.param(name="hidden", value=[]))
-    soft = dict.fromkeys(("labelColor", "titleColor"), "var(--soft)")
-    faint = dict.fromkeys(("gridColor", "domainColor", "tickColor"), "var(--line)")
-    text: Any = {"titleFontWeight": "normal", "titleFontSize": 11, "labelFontSize": 11}
-    specification: dict[str, Any] = (
-        whole.properties(width="container", height=150, description=description)
+    layers = alt.layer(*_bands(bands or {}), strokes, dots)
+    specification: Specification = (
+        layers.add_params(alt.param(name="hidden", value=[]))
+        .properties(width="container", height=150, description=description)
         .configure(background="transparent", font="system-ui, sans-serif")
-        .configure_axis(**soft, **faint, **text, aria=False)
+        .configure_axis(
+            labelColor="var(--soft)",
+            titleColor="var(--soft)",
+            gridColor="var(--line)",
+            domainColor="var(--line)",
+            tickColor="var(--line)",
+            titleFontWeight="normal",
+            titleFontSize=11,
+            labelFontSize=11,
+            aria=False,
+        )
         .configure_mark(aria=False)
         .configure_view(stroke=None)
         .to_dict()
@@ -111,20 +158,20 @@ def line_chart(
     return specification
 
 
-def _axes(title: str, across: Sequence[float] | float, log: bool) -> tuple[Any, Any]:
-    """X over these steps, or else from 0 to this; y over what is shown."""
+def _axes(title: str, across: Sequence[float] | float, log: bool) -> tuple["alt.X", "alt.Y"]:
+    """X over these steps, or from 0 to this value; y over the values that are shown."""
     import altair as alt
 
     if isinstance(across, Sequence):
-        reach = [min(across) / 1.3, max(across) * 1.3]
-        x_scale = alt.Scale(type="log", domain=reach, nice=False)
+        limits = [min(across) / 1.3, max(across) * 1.3]
+        x_scale = alt.Scale(type="log", domain=limits, nice=False)
         x_axis = alt.Axis(values=list(across), format="d", grid=False)
     else:
         x_scale = alt.Scale(domain=[0, across], nice=False)
         x_axis = alt.Axis(labelExpr="format(datum.value, '~s')", tickCount=4, grid=False)
-    labelled = alt.condition("datum.label", alt.value(1), alt.value(0))  # on a log axis, a few
+    labelled = alt.condition("datum.label", alt.value(1), alt.value(0))  # few on a log axis
     y_axis = alt.Axis(
-        # Not `format`, which rounds to the step and then says 8e+2.
+        # Not `format`, which rounds to the step and then writes 8e+2.
         labelExpr="datum.label && format(datum.value, ',.4~r')",
         tickCount=4,
         gridOpacity=labelled,
@@ -135,7 +182,7 @@ def _axes(title: str, across: Sequence[float] | float, log: bool) -> tuple[Any, 
     return x, alt.Y("y:Q", title=None, scale=y_scale, axis=y_axis)
 
 
-def _bands(bands: Mapping[str, tuple[float, float]]) -> list[Any]:
+def _bands(bands: Mapping[str, tuple[float, float]]) -> list["alt.Chart"]:
     """Layers of a chart: ranges of y from side to side, named at the right end."""
     import altair as alt
 

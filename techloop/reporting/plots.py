@@ -1,10 +1,10 @@
-"""Pictures: arrays in, a PNG out, the same bytes for the same arrays."""
+"""Pictures: arrays in, a PNG out, the same bytes for the same arrays. One function per picture."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import matplotlib as mpl
 import numpy as np
@@ -13,30 +13,43 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-# Okabe & Ito (2008): told apart by colour-blind readers too.
+# Okabe & Ito (2008): colour-blind readers can tell them apart.
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8C8C8C"
 MEL_TICKS_HZ = (100, 250, 500, 1000, 2000, 4000, 8000)
 RANGE_DB = 70.0
-STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "lines.linewidth": 1.6,
-    "figure.dpi": 150,
-    "figure.facecolor": "white",
-}
+STYLE = mpl.RcParams(
+    {
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.labelsize": 9,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.7,
+        "lines.linewidth": 1.6,
+        "figure.dpi": 150,
+        "figure.facecolor": "white",
+    }
+)
+
+
+class Look(TypedDict, total=False):
+    """How a line looks."""
+
+    color: str
+    linestyle: str
+    linewidth: float
+    marker: str
+    markersize: float
+    zorder: float
 
 
 @contextmanager
 def new_figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """A new figure in the house style, written to `path` as PNG; pyplot never hears of it."""
+    """A new figure in the house style, written to `path` as PNG; pyplot does not hold it."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
@@ -59,14 +72,14 @@ def spectrogram_grid(
     Args:
         path: the PNG to write.
         levels_db: mel levels of each panel, in reading order.
-        titles: one a panel.
+        titles: one per panel.
         columns: panels in a row.
-        span: how many beats, or whatever else, a panel spans, and what one is called.
+        span: how many units of time a panel spans, and what a unit is called (`4, "beat"`).
         mel_range_hz: lowest and highest frequency of the mel bands.
         rows: names of the rows, if they have any.
 
     Raises:
-        ValueError: there is no panel, or not a title for each.
+        ValueError: no panels, or not as many titles as panels.
     """
     if len(levels_db) == 0 or len(titles) != len(levels_db):
         raise ValueError(f"{len(levels_db)} spectrograms with {len(titles)} titles")
@@ -149,13 +162,13 @@ def control_gains(
     descriptors: Sequence[str],
     own: Sequence[int],
 ) -> None:
-    """What each control does to each descriptor; what it is meant to raise has a frame.
+    """How each control changes each descriptor; a frame marks the one that it is meant to raise.
 
     Args:
         path: the PNG to write.
-        gains: in deviations of real loops; nan where these do not differ.
+        gains: in standard deviations of real loops; NaN where real loops do not differ.
         controls, descriptors: names of the rows and columns.
-        own: the column each control is meant for.
+        own: the column that each control is meant to raise.
     """
     n, k = gains.shape
     with new_figure(path, 2.2 + 0.58 * k, 1.6 + 0.34 * n) as figure:
@@ -176,12 +189,12 @@ def control_gains(
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=ax, shrink=0.9, pad=0.02)
-        bar.set_label("deviations of real loops, a unit")
+        bar.set_label("standard deviations of real loops per unit")
         bar.outline.set_visible(False)
 
 
 def probe_bars(path: str | Path, panels: Mapping[str, Mapping[str, float]]) -> None:
-    """Coefficients of determination as bars, a panel a group, the highest on top."""
+    """Coefficients of determination as bars, one panel per group, the highest on top."""
     heights = [len(bars) for bars in panels.values()]
     with new_figure(path, 5.2, 0.5 + 0.35 * len(heights) + 0.18 * sum(heights)) as figure:
         axes = figure.subplots(len(heights), 1, squeeze=False, sharex=True, height_ratios=heights)
@@ -208,16 +221,16 @@ def descriptor_paths(
     descriptors: Sequence[str],
     titles: Sequence[str],
 ) -> None:
-    """Descriptors along paths: a column a path, a row a descriptor, a line a way of getting there.
+    """Descriptors along paths: a column per path, a row per descriptor, a line per interpolation.
 
     Args:
         path: the PNG to write.
-        curves: values by way; the first is what it is about, the others are to compare with.
+        curves: values by interpolation; the first is the one to judge, the others are baselines.
         descriptors: labels of the rows, with units.
-        titles: one a path.
+        titles: one per path.
     """
     columns = len(titles)
-    looks: list[dict[str, Any]] = [
+    looks: list[Look] = [
         {"color": BLUE, "marker": "o", "markersize": 3.5, "zorder": 3},
         {"color": PINK, "linewidth": 1.2},
         {"color": ORANGE, "linestyle": "--"},
@@ -248,7 +261,7 @@ def descriptor_walks(
     values: Float[np.ndarray, "walks loops descriptors"],
     descriptors: Sequence[str],
 ) -> None:
-    """Descriptors of each loop of closed walks, one line a walk, back at the start on the right."""
+    """Descriptors of each loop of closed walks, a line per walk; its last point is its first."""
     colours = (BLUE, ORANGE, GREEN, PINK)
     loops = values.shape[1]
     with new_figure(path, 6.6, 0.6 + 1.6 * len(descriptors)) as figure:
@@ -279,7 +292,7 @@ def distance_histogram(
     samples: Mapping[str, Float[np.ndarray, " _"]],
     label: str,
 ) -> None:
-    """Distributions on one axis, each a share of its own sample, medians marked."""
+    """Distributions on one axis, each in percent of its own sample; dashed lines are medians."""
     everything = np.concatenate(list(samples.values()))
     bins = np.linspace(0, float(everything.max()) * 1.02 + 1e-9, 41).tolist()
     with new_figure(path, 5.2, 2.7) as figure:
@@ -321,8 +334,8 @@ def band_errors(
     errors_db: Mapping[str, Float[np.ndarray, " mels"]],
     mel_range_hz: tuple[float, float],
 ) -> None:
-    """Error by frequency: one line a kind of guess, the first of them what it is about."""
-    looks: list[dict[str, Any]] = [
+    """Error by frequency, a line per prediction: the one to judge first, then baselines."""
+    looks: list[Look] = [
         {"color": BLUE, "linewidth": 2.0},
         {"color": ORANGE, "linestyle": "--"},
         {"color": GREEN, "linestyle": "-."},
@@ -338,50 +351,6 @@ def band_errors(
         ax.set_ylim(bottom=0)
         ax.grid(axis="y", color="#E5E5E5", linewidth=0.6)
         figure.legend(loc="outside upper center", ncols=len(errors_db))
-
-
-def sweeps(
-    path: str | Path,
-    measured: Mapping[str, Mapping[str, Sequence[float]]],
-    chosen: Mapping[str, float],
-    latent_dim: int,
-) -> None:
-    """What a regulariser's weight does: rate against distortion, active units, MMD.
-
-    Args:
-        path: the PNG to write.
-        measured: by regulariser, lists of equal length: `weight`, `kl_nats_per_frame`,
-            `distance`, `active_units`, `mmd`.
-        chosen: the default weight of some regularisers; the nearest one measured has a ring.
-        latent_dim: how many units there are.
-    """
-    looks = {
-        name: (c, m) for name, c, m in zip(measured, (BLUE, ORANGE, GREEN), "osD", strict=False)
-    }
-    with new_figure(path, 9.6, 3.0) as figure:
-        left, middle, right = figure.subplots(1, 3)
-        for name, of in measured.items():
-            colour, marker = looks[name]
-            look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4}
-            left.plot(of["kl_nats_per_frame"], of["distance"], label=name, **look)
-            weight = np.asarray(of["weight"])
-            middle.plot(weight, of["active_units"], **look)
-            right.plot(weight, of["mmd"], **look)
-            if name in chosen:
-                at = int(np.argmin(np.abs(np.log(weight / chosen[name]))))
-                ring: dict[str, Any] = {"s": 110, "facecolors": "none", "edgecolors": colour}
-                left.scatter(of["kl_nats_per_frame"][at], of["distance"][at], **ring)
-                middle.scatter(weight[at], of["active_units"][at], **ring)
-                right.scatter(weight[at], of["mmd"][at], **ring)
-        left.set(xlabel="rate (nats a frame)", ylabel="spectral distance, log + linear")
-        middle.set(xlabel="weight", ylabel="active units", ylim=(0, latent_dim * 1.05))
-        middle.axhline(latent_dim / 2, color=GREY, linestyle=":", linewidth=1)
-        right.set(xlabel="weight", ylabel="MMD to the prior")
-        for ax in (middle, right):
-            ax.set_xscale("log")
-        for ax in (left, middle, right):
-            ax.grid(color="#E5E5E5", linewidth=0.6)
-        figure.legend(loc="outside upper center", ncols=len(measured))
 
 
 def _mel_axis(ax: Axes, range_hz: tuple[float, float], horizontal: bool = False) -> None:

@@ -1,99 +1,103 @@
-"""The figure of the study."""
+"""The table of the study, from what its runs left, and its figure.
 
-import itertools
-from collections.abc import Mapping
+It reads numbers alone: no training and no evaluation depends on this file.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
-from techloop.reporting.plots import BLUE, GREEN, GREY, ORANGE, new_figure
+from techloop.artifacts import atomic_folder, read_json
+from techloop.metric import flat_metrics, from_json
+from techloop.reporting.study_plot import Bands, Curve, compression
+
+CELL = ("regulariser", "objective", "length")
+KEYS = (*CELL, "seed")
 
 
-def compression(
-    path: str | Path,
-    measured: Mapping[tuple[str, str], Mapping[str, np.ndarray]],
-    baselines: Mapping[str, Mapping[str, Float[np.ndarray, "n three"]]],
-) -> None:
-    """What fewer points a loop cost and buy: rate against distance, smoothness, coverage.
+def report_study(paths: Sequence[Path], folder: str | Path) -> pd.DataFrame:
+    """Collect runs of the study into a table and a figure.
 
     Args:
-        path: the PNG to write.
-        measured: by regulariser and objective: `length` `(n,)`, and `(n, 3)` (mean, lowest, highest
-            over seeds) `rate_nats_per_loop`, `decoded_distance`, `smoothness`, `midpoint`,
-            `coverage`, `standard_coverage`.
-        baselines: by `smoothness`, `midpoint` and `coverage`, named values `(n, 3)` of the same
-            kind, a row for each of all lengths, to draw as grey bands.
+        paths: the JSON files of the runs: their `KEYS`, and `metrics` as metrics.json has them.
+        folder: is replaced; gets study.csv (a row per cell, see `cells_table`), runs.csv (a row per
+            run) and study.png, whose bands are means and quartiles over all runs of a length, as
+            each run joins ends of its own.
+
+    Returns:
+        The table, a row per cell.
+
+    Raises:
+        ValueError: no runs are given, or one is damaged or of an older version.
     """
-    regulariser, objective = (list(dict.fromkeys(name[i] for name in measured)) for i in (0, 1))
-    colours = dict(zip(objective, (BLUE, ORANGE, GREEN), strict=False))
-    lines = dict(zip(regulariser, itertools.cycle(("-", "--", "-.")), strict=False))
-    with new_figure(path, 8.4, 6.8) as figure:
-        axes = figure.subplots(2, 2)
-        cost = axes[0, 0]
-        by_length = dict(zip(("smoothness", "midpoint", "coverage"), axes.flat[1:], strict=True))
-        for cell, ((which, what), of) in enumerate(measured.items()):
-            first = which == regulariser[0]
-            look: dict[str, Any] = {
-                "color": colours[what],
-                "linestyle": lines[which],
-                "marker": "o",
-                "markersize": 4,
-                "markerfacecolor": colours[what] if first else "white",
-                "capsize": 2,
-                "elinewidth": 0.8,
-            }
-            rate, distance = of["rate_nats_per_loop"], of["decoded_distance"]
-            label = f"{which}, {what}"
-            cost.errorbar(
-                rate[:, 0], distance[:, 0], _reach(distance), _reach(rate), label=label, **look
-            )
-            side: dict[str, Any] = {"xytext": (3, 3)}
-            if first:
-                side = {"xytext": (-3, -3), "ha": "right", "va": "top"}
-            for at, length in enumerate(of["length"] if what == objective[0] else ()):
-                spot = (rate[at, 0], distance[at, 0])
-                cost.annotate(f"{length}", spot, textcoords="offset points", fontsize=7, **side)
-            beside = of["length"] * 1.03 ** (cell - (len(measured) - 1) / 2)
-            for key, ax in by_length.items():
-                ax.errorbar(beside, of[key][:, 0], _reach(of[key]), **look)
-            by_length["coverage"].plot(
-                of["length"], of["standard_coverage"][:, 0], ":", color=colours[what], linewidth=1
-            )
-        lengths = sorted({int(n) for of in measured.values() for n in of["length"]})
-        for key, ax in by_length.items():
-            for name, values in baselines[key].items():
-                ax.fill_between(lengths, values[:, 1], values[:, 2], color=GREY, alpha=0.2, lw=0)
-                ax.plot(lengths, values[:, 0], color=GREY, linewidth=1, zorder=1)
-                ax.annotate(
-                    name,
-                    (lengths[-1], values[-1, 0]),
-                    (8, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=7,
-                    color="#555555",
-                )
-            ax.set(xscale="log", xlabel="points a loop")
-            ax.set_xticks(lengths, [str(n) for n in lengths])
-            ax.minorticks_off()
-        # A collapsed cell spends nothing: it is to be seen, at the left end.
-        cost.set_xscale("symlog", linthresh=1)
-        cost.set(xlabel="rate (nats a loop)", ylabel="spectral distance to VAE 1's sound")
-        cost.set_title("What compression costs", loc="left", fontweight="bold")
-        by_length["smoothness"].set(ylabel="perceptual path / distance of the ends")
-        by_length["smoothness"].set_title("Straightness of paths", loc="left", fontweight="bold")
-        by_length["midpoint"].set(ylabel="nearest real loop / average one")
-        by_length["midpoint"].set_title("What is half-way", loc="left", fontweight="bold")
-        by_length["coverage"].set(ylabel="coverage (dotted: independent points)", ylim=(0, 1.05))
-        by_length["coverage"].set_title("Loops from the prior", loc="left", fontweight="bold")
-        for ax in axes.flat:
-            ax.grid(color="#E5E5E5", linewidth=0.6)
-            ax.set_axisbelow(True)
-        figure.legend(*cost.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    if not paths:
+        raise ValueError("the study has no runs yet; `make study` makes them")
+    runs = pd.DataFrame([_row(path) for path in sorted(paths)])
+    runs["decoded_distance"] = runs["decoded_log_distance"] + runs["decoded_linear_distance"]
+    table = cells_table(runs)
+    with atomic_folder(folder) as new:
+        runs.to_csv(new / "runs.csv", index=False)
+        table.to_csv(new / "study.csv", index=False)
+        curves = {(str(r), str(o)): _curve(rows) for (r, o), rows in table.groupby(list(CELL[:2]))}
+        compression(new / "study.png", curves, _bands(runs))
+    return table
 
 
-def _reach(values: np.ndarray) -> np.ndarray:
-    """Error bars `(2, n)` of means with their lowest and highest, `(n, 3)`."""
-    return np.stack([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]]).clip(0)
+def cells_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row per cell: means over its seeds, then the lowest (`_low`) and the highest (`_high`)."""
+    cells = runs.groupby(list(CELL))[[column for column in runs if column not in KEYS]]
+    low, high = cells.min().add_suffix("_low"), cells.max().add_suffix("_high")
+    return pd.concat([cells.mean(), low, high], axis=1).reset_index()
+
+
+def _row(path: Path) -> dict[str, object]:
+    """A run's keys, and the numbers of its metrics by the names of `Measurement.flat`."""
+    run = read_json(path)
+    missing = {*KEYS, "metrics"} - run.keys()
+    if missing:
+        raise ValueError(
+            f"{path} lacks {', '.join(sorted(missing))}: it is of an older version of techloop or "
+            "damaged. `make study` makes it anew."
+        )
+    return {key: run[key] for key in KEYS} | flat_metrics(from_json(run["metrics"], path))
+
+
+def _curve(rows: pd.DataFrame) -> Curve:
+    """Cells of one regulariser and objective."""
+    rows = rows.sort_values("length")
+
+    def spread(name: str) -> Float[np.ndarray, "n three"]:
+        return rows[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+
+    return Curve(
+        length=rows["length"].to_numpy(),
+        rate=spread("rate_nats_per_loop"),
+        distance=spread("decoded_distance"),
+        smoothness=spread("perceptual_path_ratio"),
+        midpoint=spread("midpoint_nearest_ratio"),
+        coverage=spread("coverage"),
+        standard_normal_coverage=spread("standard_normal_coverage"),
+    )
+
+
+def _bands(runs: pd.DataFrame) -> Bands:
+    """Mean and quartiles of the baselines over all runs of each length."""
+
+    def band(name: str) -> Float[np.ndarray, "n three"]:
+        values = runs.groupby("length")[name]
+        return np.stack([values.mean(), values.quantile(0.25), values.quantile(0.75)], 1)
+
+    return Bands(
+        smoothness={
+            "line in the audio VAE": band("audio_vae_perceptual_path_ratio"),
+            "cross-fade": band("crossfade_perceptual_path_ratio"),
+        },
+        midpoint={
+            "cross-fade": band("crossfade_midpoint_nearest_ratio"),
+            "the ends themselves": band("end_nearest_ratio"),
+        },
+        coverage={"real loops": band("real_coverage")},
+    )

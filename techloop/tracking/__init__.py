@@ -1,1 +1,1 @@
-"""What happened: runs in MLflow."""
+"""What happened: each stage is an MLflow run, and a parent groups those of one state."""

@@ -1,6 +1,8 @@
-"""Training of VAE 1 on loops."""
+"""Training of the audio VAE on loops."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,180 +11,224 @@ from torch import Tensor, nn
 
 from techloop.audio.vocoder import log_amplitudes
 from techloop.data.datasets import LoopDataset
-from techloop.grid import Grid
+from techloop.metric import Measurement, Metric, flat_metrics
 from techloop.models.audio_vae import AudioVAE
-from techloop.models.base import pick_device
 from techloop.models.discriminators import LatentDiscriminator
-from techloop.models.sampling import draw_shard, sample
+from techloop.models.sampling import sample
 from techloop.params import AudioVAECell, TrainAudioVAE
-from techloop.training.distributed import all_gather, fabric_from_environment
-from techloop.training.latents import latent_metrics
-from techloop.training.loop import Log, train_into, warm_up
+from techloop.training.augmentation import random_spectra
+from techloop.training.distributed import all_gather
+from techloop.training.latent_summary import LatentSummary, dimension_metrics, latent_summary
+from techloop.training.loop import Log
 from techloop.training.losses import (
+    ACTIVE_UNITS,
+    BITS_PER_SECOND,
+    FINE_DISTANCE,
+    KL_PER_FRAME,
+    LINEAR_DISTANCE,
+    LOG_DISTANCE,
+    MMD,
     gaussian_kl,
     mean_spectral_distance,
     mmd,
     rate,
     spectrogram_distance,
 )
+from techloop.training.optimizer import warm_up
+from techloop.training.sampler import Sampler, shuffled_rows
+from techloop.training.task import ModelTask
+from techloop.training.train import train
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 VALIDATION_LOOPS = 64
-START_LOOPS = 512
-BATCH = 16  # loops encoded at once
-# Of the terms beside the log one (benchmarks/README.md).
+PCA_BARS = 512  # of the training set, for the principal components that the model starts from
+BATCH = 16  # loops encoded together
+# Weights of the terms beside the log term (benchmarks/README.md).
 LINEAR_WEIGHT, FINE_WEIGHT = 2.5, 8.0
-MOST_SPEED = 1.25
-SILENT_SHARE = 1 / 64  # of the loops a step sees
+
+# Cells with different regularisers are not comparable by these.
+LOSS = Metric("loss", "loss")
+PENALTY = Metric("penalty", "penalty")
 
 
 def train_audio_vae(
     loops_folder: str | Path,
     folder: str | Path,
+    fabric: "Fabric",
     *,
     params: TrainAudioVAE,
     cell: AudioVAECell,
     seed: int,
     log: Log,
     checkpoints: Path = Path("checkpoints"),
-) -> dict[str, float]:
-    """Train a VAE on the training split and write its folder; returns its validation metrics.
+    sampler: Sampler = shuffled_rows,
+) -> dict[str, Measurement]:
+    """Train an audio VAE on the training split and write its folder, see `train`.
 
-    A step sees parts of loops (see `random_spectra`), each taken as a circle of its own.
+    Args:
+        loops_folder: a prepared data set.
+        folder: is replaced.
+        fabric: launched, see `techloop.training.distributed`.
+        params: sizes of the model and of the training.
+        cell: the regulariser and its weight.
+        seed: of initial weights, order of loops, augmentation and noise.
+        log: see `fit`.
+        checkpoints: see `fit`.
+        sampler: see `fit`.
+
+    Returns:
+        Metrics on the validation split.
 
     Raises:
         ValueError: no usable loops, or sizes that do not fit the grid.
     """
-    fabric_from_environment()  # each process has its own device from here on
-    loops = LoopDataset(loops_folder, "train")
-    grid, validation = loops.grid, LoopDataset(loops_folder, "validation")
-    held_out = torch.from_numpy(validation.audio(_spread(len(validation), VALIDATION_LOOPS)))
-    frames = max(1, round(params.crop_fraction * grid.frames))
-    torch.manual_seed(seed)
-    model = AudioVAE(grid, **params.model.model_dump())
-    model.init_from_pca(_known_spectra(loops))
-    trained = LatentDiscriminator(model) if cell.regulariser == "wae-gan" else model
-    take = loops.reader(pick_device())
-
-    def step(
-        vae: nn.Module, rows: list[int], draw: torch.Generator, seen: int
-    ) -> dict[str, Tensor]:
-        return objective(vae, random_spectra(take(rows), grid, frames, draw), cell, draw, seen)
-
-    def validate(_: nn.Module) -> dict[str, float]:
-        parts = (part.to(pick_device()) for part in held_out.split(BATCH))
-        heard = ((part, model.decode(model.encode(part)[0])) for part in parts)
-        return {**posterior_metrics(model, held_out), **mean_spectral_distance(heard)}
-
-    notes = {
-        "data": loops.card["fingerprint"],
-        "preparation": loops.card["preparation"],
-        "cell": cell.model_dump(),
-        "seed": seed,
-    }
-    return train_into(
+    task = AudioVAETask(loops_folder, params, cell, seed, fabric.device)
+    return train(
+        task,
+        fabric,
         folder,
-        model,
-        step,
-        validate,
-        ids=list(loops.index["loop_id"]),
         training=params.training,
         seed=seed,
-        notes=notes,
-        identity=params.model_dump(exclude={"cells"}),
         log=log,
         checkpoints=checkpoints,
-        trained=trained,
+        sampler=sampler,
     )
 
 
-def objective(
+class AudioVAETask(ModelTask[Tensor]):
+    """An audio VAE (for `wae-gan` with its discriminator) and the loops it is trained on.
+
+    A step sees a part of each loop of its batch (see `random_spectra`), as a circle of its own. A
+    batch is a tensor of whole loops.
+    """
+
+    def __init__(
+        self,
+        loops_folder: str | Path,
+        params: TrainAudioVAE,
+        cell: AudioVAECell,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        loops = LoopDataset(loops_folder, "train")
+        validation = LoopDataset(loops_folder, "validation")
+        held_out = validation.audio(_spread(len(validation), VALIDATION_LOOPS))
+        self.held_out = torch.from_numpy(held_out)
+        self.grid, self.cell, self.device = loops.grid, cell, device
+        self.frames = max(1, round(params.crop_fraction * self.grid.frames))
+        torch.manual_seed(seed)
+        self.model: AudioVAE = AudioVAE(self.grid, **params.model.model_dump())
+        self.model.init_from_pca(_spectra_for_pca(loops))
+        adversarial = cell.regulariser == "wae-gan"
+        self.module = LatentDiscriminator(self.model) if adversarial else self.model
+        self.read = loops.reader(device)
+        self.loop_ids = list(loops.index["loop_id"])
+        self.settings = params.model_dump(exclude={"cells"})
+        self.notes = {
+            "data": loops.card["fingerprint"],
+            "preparation": loops.card["preparation"],
+            "cell": cell.model_dump(),
+            "seed": seed,
+        }
+        self.metrics = (
+            LOSS,
+            LOG_DISTANCE,
+            LINEAR_DISTANCE,
+            FINE_DISTANCE,
+            KL_PER_FRAME,
+            PENALTY,
+            BITS_PER_SECOND,
+            ACTIVE_UNITS,
+            MMD,
+        )
+        self.dimension_metrics = dimension_metrics(self.model.latent_dim)
+
+    def batch(self, rows: Sequence[int]) -> Tensor:  # noqa: D102
+        return self.read(rows)
+
+    def loss(  # noqa: D102
+        self, module: nn.Module, batch: Tensor, generator: torch.Generator, seen: int
+    ) -> dict[str, Tensor]:
+        spectrum = random_spectra(batch, self.grid, self.frames, generator)
+        return audio_vae_loss(module, spectrum, self.cell, generator, seen)
+
+    def validate(self) -> dict[str, float]:
+        """What the latents of held-out loops say, and how far their reconstructions are off."""
+        summary = posterior_summary(self.model, self.held_out)
+        metrics = summary.metrics(self.grid.frame_rate_hz)
+        dimensions = zip(self.dimension_metrics, summary.kl_per_dimension, strict=True)
+        parts = (part.to(self.device) for part in self.held_out.split(BATCH))
+        log_term, linear_term = mean_spectral_distance(
+            (part, self.model.decode(self.model.encode(part)[0])) for part in parts
+        )
+        return {
+            **flat_metrics(metrics),
+            **{metric.name: value for metric, value in dimensions},
+            LOG_DISTANCE.name: log_term,
+            LINEAR_DISTANCE.name: linear_term,
+        }
+
+
+def audio_vae_loss(
     vae: nn.Module,
     spectrum: Float[Tensor, "b v frames"],
     cell: AudioVAECell,
-    draw: torch.Generator,
+    generator: torch.Generator,
     seen: int,
 ) -> dict[str, Tensor]:
-    """The `loss` and its parts: `spectrogram_distance` of the prediction, and the penalty.
+    """The `loss` and its terms: `spectrogram_distance` of the prediction, and the penalty.
 
     Args:
         vae: an `AudioVAE`, or a `LatentDiscriminator` around one.
         spectrum: log amplitudes of this process's share of the batch.
-        draw: of the posterior's and the prior's samples.
-        seen: loops so far, for the rise of the penalty's weight.
+        cell: the regulariser, its weight, and the loops over which the weight rises.
+        generator: of the samples of the posterior and the prior.
+        seen: loops seen so far.
     """
-    found = vae(spectrum, draw)
-    # Per row where it is none, so that all of the batch's can be all_gather.
-    rows = [x if x.ndim else x.expand(len(spectrum)) for x in (spectrum, *found)]
-    spectrum, predicted, mu, sigma, *contest = map(all_gather, rows)
+    outputs = vae(spectrum, generator)
+    # A scalar per process becomes one value per row, so that all rows of the batch can be gathered.
+    rows = [x if x.ndim else x.expand(len(spectrum)) for x in (spectrum, *outputs)]
+    spectrum, predicted, mu, sigma, *cross_entropy = map(all_gather, rows)
     log_term, linear_term, fine_term = spectrogram_distance(spectrum, predicted)
     kl = gaussian_kl(mu, sigma)
     if cell.regulariser == "kl":
         penalty = rate(kl, cell.free_nats)
     elif cell.regulariser == "wae":
-        z = sample(mu, sigma, draw).mT.flatten(0, 1)
-        penalty = mmd(z, torch.randn(z.shape, generator=draw, device=z.device))
+        z = sample(mu, sigma, generator).mT.flatten(0, 1)
+        penalty = mmd(z, torch.randn(z.shape, generator=generator, device=z.device))
     else:
-        penalty = contest[0].mean()
+        penalty = cross_entropy[0].mean()
     weight = cell.weight * warm_up(seen, cell.warmup_loops)
     distance = log_term + LINEAR_WEIGHT * linear_term + FINE_WEIGHT * fine_term
     return {
         "loss": distance + weight * penalty,
-        "log_distance": log_term,
-        "linear_distance": linear_term,
-        "fine_distance": fine_term,
-        "kl_nats_per_frame": rate(kl),
-        "penalty": penalty,
+        LOG_DISTANCE.name: log_term,
+        LINEAR_DISTANCE.name: linear_term,
+        FINE_DISTANCE.name: fine_term,
+        KL_PER_FRAME.name: rate(kl),
+        PENALTY.name: penalty,
     }
 
 
-def random_spectra(
-    x: Float[Tensor, "b samples"], grid: Grid, frames: int, draw: torch.Generator
-) -> Float[Tensor, "b v frames"]:
-    """Log amplitudes of a part of each loop: from anywhere on the circle, at another speed.
-
-    All of a step have one speed, 0.8 to 1.25 times their own: tempo and pitch, as of a turntable.
-    A few are silenced, so that silence is known.
-
-    Args:
-        x: whole loops.
-        frames: of each part.
-        draw: seeded anew each step, as its seed tells the speed.
-    """
-    near = range(round(grid.frames / MOST_SPEED), round(grid.frames * MOST_SPEED) + 1)
-    speeds = [n for n in near if n == grid.frames or 30**20 % n == 0]  # whose FFT is fast
-    samples = speeds[draw.initial_seed() % len(speeds)] * grid.hop  # no wait for the device
-    loud = draw_shard(torch.rand, size=(len(x), 1), draw=draw) >= SILENT_SHARE
-    first = draw_shard(torch.randint, samples // grid.hop, size=(len(x),), draw=draw)
-    return log_amplitudes(change_speed(x * loud, samples), grid.hop, first, frames)
+def posterior_summary(vae: AudioVAE, x: Float[Tensor, "n samples"]) -> LatentSummary:
+    """The summary of the posteriors of loops: rate, active units, MMD to the prior."""
+    device = next(vae.parameters()).device
+    posteriors = [vae.encode(part.to(device)) for part in x.split(BATCH)]
+    mu, sigma = (torch.cat(values) for values in zip(*posteriors, strict=True))
+    return latent_summary(mu, sigma)
 
 
-def change_speed(x: Float[Tensor, "b samples"], samples: int) -> Float[Tensor, "b other"]:
-    """Loops resampled to `samples`: exact, as circles have partials that stay or fall away."""
-    if samples == x.shape[1]:
-        return x
-    # Neither has a partial at exactly half the rate afterwards, whose phase would be lost.
-    partials = torch.fft.rfft(x)[:, : (min(samples, x.shape[1]) + 1) // 2]
-    return torch.fft.irfft(partials, n=samples) * (samples / x.shape[1])
-
-
-def _known_spectra(loops: LoopDataset) -> Float[Tensor, "n v frames"]:
-    """Each fourth frame of loops spread over a data set: what the model starts from."""
-    rows = _spread(len(loops), max(1, START_LOOPS // loops.grid.bars))
+def _spectra_for_pca(loops: LoopDataset) -> Float[Tensor, "n v frames"]:
+    """Every fourth frame of loops spread over a data set."""
+    rows = _spread(len(loops), max(1, PCA_BARS // loops.grid.bars))
     parts = (
         torch.from_numpy(loops.audio(part)) for part in np.array_split(rows, -(-len(rows) // 16))
     )
     return torch.cat([log_amplitudes(x, loops.grid.hop)[..., ::4].contiguous() for x in parts])
 
 
-def posterior_metrics(vae: AudioVAE, x: Tensor) -> dict[str, float]:
-    """How much the latents of loops say: rate, active units, MMD to the prior."""
-    device = next(vae.parameters()).device
-    posteriors = [vae.encode(part.to(device)) for part in x.split(BATCH)]
-    mu = torch.cat([p[0] for p in posteriors])
-    sigma = torch.cat([p[1] for p in posteriors])
-    return latent_metrics(mu, sigma, vae.grid.frame_rate_hz)
-
-
 def _spread(size: int, most: int) -> np.ndarray:
-    """At most `most` rows, evenly over all of them."""
+    """At most `most` of so many rows, evenly spread."""
     return np.unique(np.linspace(0, size - 1, min(size, most)).round().astype(int))

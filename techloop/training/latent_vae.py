@@ -1,23 +1,28 @@
-"""Training of VAE 2 on the trajectories of VAE 1."""
+"""Training of the latent VAE on the audio VAE's posteriors."""
 
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from techloop.data.datasets import LatentDataset
-from techloop.grid import Grid
+from techloop.metric import Measurement, Metric, by_name, flat_metrics
 from techloop.models.audio_vae import AudioVAE
-from techloop.models.base import model_fingerprint, pick_device
+from techloop.models.base import model_fingerprint
 from techloop.models.latent_vae import LatentVAE
-from techloop.models.sampling import draw_shard, sample, sample_shard
+from techloop.models.sampling import sample, sample_shard
 from techloop.params import LatentVAECell, TrainLatentVAE
-from techloop.training.distributed import all_gather, fabric_from_environment
-from techloop.training.loop import Log, train_into, warm_up
+from techloop.training.augmentation import random_rotation
+from techloop.training.distributed import all_gather
+from techloop.training.loop import Log
 from techloop.training.losses import (
+    ACTIVE_UNITS,
+    BITS_PER_SECOND,
     active_units,
     gaussian_cross_entropy,
     gaussian_kl,
@@ -26,142 +31,198 @@ from techloop.training.losses import (
     mean_spectral_distance,
     rate,
 )
+from techloop.training.optimizer import warm_up
+from techloop.training.sampler import Sampler, shuffled_rows
+from techloop.training.task import ModelTask
+from techloop.training.train import train
 
-HEARD = 16  # held-out loops whose decoded sound is compared
-BATCH = 256
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+DECODED_LOOPS = 16  # held-out loops whose decoded sound is compared
+BATCH = 256  # loops encoded together for the prior
+
+# Cells with different objectives are not comparable by these.
+LOSS = Metric("loss", "loss", "nats/frame")
+BOUND = Metric("bound_nats_per_frame", "bound", "nats/frame")
+DISTORTION = Metric("distortion_nats_per_frame", "distortion", "nats/frame")
+CROSS_ENTROPY = Metric("cross_entropy_nats_per_frame", "cross entropy", "nats/frame")
+RATE = Metric("rate_nats_per_loop", "rate", "nats/loop")
+EXPLAINED_VARIANCE = Metric("explained_variance", "explained variance")
+# `spectral_distance` between loops decoded from the points and from the audio VAE's latents.
+DECODED_LOG_DISTANCE = Metric("decoded_log_distance", "decoded log distance", better="lower")
+DECODED_LINEAR_DISTANCE = Metric(
+    "decoded_linear_distance", "decoded linear distance", better="lower"
+)
+
+Posteriors = tuple[Tensor, Tensor]
 
 
 def train_latent_vae(
     latents_folder: str | Path,
     folder: str | Path,
+    fabric: "Fabric",
     *,
     params: TrainLatentVAE,
     cell: LatentVAECell,
     seed: int,
     log: Log,
     checkpoints: Path = Path("checkpoints"),
-) -> dict[str, float]:
-    """Train a VAE on the training split's posteriors and write its folder, with VAE 1 inside.
+    sampler: Sampler = shuffled_rows,
+) -> dict[str, Measurement]:
+    """Train a latent VAE on the training split and write its folder, see `train`.
 
-    The loss is the negative evidence lower bound in nats a latent frame: distortion as the
-    objective defines it, plus the rate of the points. Whatever the objective, the network reads
-    VAE 1's posteriors: only what it has to predict differs.
+    The folder also holds the audio VAE, so that it is a whole instrument.
 
-    The prior is learned last, from the posteriors of all training loops.
+    Args:
+        latents_folder: as `extract_latents` wrote it.
+        folder: is replaced.
+        fabric: launched, see `techloop.training.distributed`.
+        params: sizes of the model and of the training.
+        cell: objective and length.
+        seed: of initial weights, order of loops, rotations and noise.
+        log: see `fit`.
+        checkpoints: see `fit`.
+        sampler: see `fit`.
 
     Returns:
-        Metrics on the validation split: those of `latent_vae_metrics`, and, of up to 16 of its
-        loops, both terms of the spectral distance to what VAE 1 decodes from its own latents.
+        Metrics on the validation split: those of `latent_vae_metrics`, and for up to 16 of its
+        loops `DECODED_LOG_DISTANCE` and `DECODED_LINEAR_DISTANCE`.
 
     Raises:
         ValueError: latents that are damaged or of another grid, or a length that does not divide.
     """
-    fabric_from_environment()  # each process has its own device from here on
-    latents = LatentDataset(latents_folder, "train")
-    held_out = LatentDataset(latents_folder, "validation")
-    grid, mu, sigma = latents.grid, latents.mu, latents.sigma
-    torch.manual_seed(seed)
-    model = LatentVAE(
-        grid, audio_latent_dim=mu.shape[1], length=cell.length, **params.model.model_dump()
-    )
-    log_sigma = sigma.log()
-    model.mean.copy_(latents.mean[:, None])
-    model.std.copy_(latents.std[:, None])
-    model.log_sigma_mean.copy_(log_sigma.mean((0, 2))[:, None])
-    model.log_sigma_std.copy_(log_sigma.std((0, 2))[:, None].clamp_min(1e-3))
-
-    def step(
-        vae: nn.Module, rows: list[int], draw: torch.Generator, seen: int
-    ) -> dict[str, Tensor]:
-        m, s = rotated(mu[rows].to(draw.device), sigma[rows].to(draw.device), grid, draw)
-        target = sample_shard(m, s, draw) if cell.objective == "trajectory-sample" else m
-        found = vae(m, s, draw)
-        target, s, mu_hat, sigma_hat, mean, std = map(all_gather, (target, s, *found))
-        distortion = distortion_nats(model, cell.objective, target, s, mu_hat, sigma_hat)
-        kl = gaussian_kl(mean, std)
-        spent = rate(kl, params.free_nats) * cell.length / grid.frames
-        return {
-            "loss": distortion + warm_up(seen, params.warmup_loops) * spent,
-            "distortion_nats_per_frame": distortion,
-            "rate_nats_per_loop": rate(kl) * cell.length,
-        }
-
-    inner = latents.folder / "audio_vae"
-    if (found := model_fingerprint(inner)) != latents.card["model"]:
-        raise ValueError(
-            f"{inner} is audio VAE {found}, but the latents in {latents.folder} were made by "
-            f"{latents.card['model']}: files of two runs are mixed. `dvc checkout dvc.yaml` or "
-            "`dvc repro` makes the folder whole."
-        )
-    audio_vae = AudioVAE.load(inner, grid).to(pick_device())
-    heard = [v[:: -(-len(held_out) // HEARD)] for v in (held_out.mu, held_out.sigma)]
-    with torch.no_grad():
-        sound = audio_vae.decode(heard[0].to(pick_device()))
-
-    def validate(_: nn.Module) -> dict[str, float]:
-        z = model.decode(model.encode(*(v.to(pick_device()) for v in heard))[0])[0]
-        decoded = mean_spectral_distance([(sound, audio_vae.decode(z))])
-        return {
-            **latent_vae_metrics(model, cell.objective, held_out.mu, held_out.sigma, seed),
-            **{f"decoded_{name}": value for name, value in decoded.items()},
-        }
-
-    def finish() -> None:
-        parts = zip(mu.split(BATCH), sigma.split(BATCH), strict=True)
-        points = [model.encode(m.to(pick_device()), s.to(pick_device())) for m, s in parts]
-        mean, std = (torch.cat(v) for v in zip(*points, strict=True))
-        model.fit_prior(mean, std)
-
-    notes = {
-        "data": latents.card["fingerprint"],
-        "audio_vae": latents.card["model"],
-        "cell": cell.model_dump(),
-        "seed": seed,
-    }
-    return train_into(
+    task = LatentVAETask(latents_folder, params, cell, seed, fabric.device)
+    return train(
+        task,
+        fabric,
         folder,
-        model,
-        step,
-        validate,
-        ids=list(latents.index["loop_id"]),
         training=params.training,
         seed=seed,
-        notes=notes,
-        identity=params.model_dump(exclude={"cells"}),
         log=log,
         checkpoints=checkpoints,
-        beside={"audio_vae": inner},
-        finish=finish,
+        sampler=sampler,
     )
 
 
-def rotated(
-    mu: Float[Tensor, "b c frames"], sigma: Float[Tensor, "b c frames"], grid: Grid, draw: Generator
-) -> tuple[Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]]:
-    """Each loop from one of its beats on, drawn at random.
+class LatentVAETask(ModelTask[Posteriors]):
+    """A latent VAE, and the audio VAE's posteriors that it is trained on.
 
-    Where a beat is a whole number of points, the network treats all of them alike. Elsewhere, and
-    so for a single point, it would learn a few hundred loops by heart unless it sees them from
-    every beat.
+    The loss is the negative evidence lower bound in nats per latent frame: the distortion that the
+    objective defines, plus the rate of the points. The network reads posteriors whatever the
+    objective is; only what it has to predict differs. The prior is fitted last, to the posteriors
+    of all training loops. A batch is their means and deviations.
     """
-    beat = draw_shard(torch.randint, grid.beats, size=(len(mu), 1), draw=draw)
-    first = (beat * grid.frames / grid.beats).round().long()
-    at = (first + torch.arange(grid.frames, device=mu.device)) % grid.frames
-    at = at[:, None].expand_as(mu)
-    return mu.gather(2, at), sigma.gather(2, at)
+
+    def __init__(
+        self,
+        latents_folder: str | Path,
+        params: TrainLatentVAE,
+        cell: LatentVAECell,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        latents = LatentDataset(latents_folder, "train")
+        self.held_out = LatentDataset(latents_folder, "validation")
+        self.params, self.cell, self.seed, self.device = params, cell, seed, device
+        self.grid, self.mu, self.sigma = latents.grid, latents.mu, latents.sigma
+        self.loop_ids = list(latents.index["loop_id"])
+        torch.manual_seed(seed)
+        self.model: LatentVAE = LatentVAE(
+            self.grid,
+            audio_latent_dim=self.mu.shape[1],
+            length=cell.length,
+            **params.model.model_dump(),
+        )
+        self.module = self.model
+        log_sigma = self.sigma.log()
+        self.model.mean.copy_(latents.mean[:, None])
+        self.model.std.copy_(latents.std[:, None])
+        self.model.log_sigma_mean.copy_(log_sigma.mean((0, 2))[:, None])
+        self.model.log_sigma_std.copy_(log_sigma.std((0, 2))[:, None].clamp_min(1e-3))
+        audio_vae_folder = _audio_vae_folder(latents)
+        self.audio_vae = AudioVAE.load(audio_vae_folder, self.grid).to(device)
+        every = -(-len(self.held_out) // DECODED_LOOPS)
+        self.decoded = tuple(v[::every].to(device) for v in (self.held_out.mu, self.held_out.sigma))
+        with torch.no_grad():
+            self.sound = self.audio_vae.decode(self.decoded[0])
+        self.folders = {"audio_vae": audio_vae_folder}
+        self.settings = params.model_dump(exclude={"cells"})
+        self.notes = {
+            "data": latents.card["fingerprint"],
+            "audio_vae": latents.card["model"],
+            "cell": cell.model_dump(),
+            "seed": seed,
+        }
+        self.metrics = (
+            LOSS,
+            BOUND,
+            DISTORTION,
+            CROSS_ENTROPY,
+            RATE,
+            BITS_PER_SECOND,
+            EXPLAINED_VARIANCE,
+            ACTIVE_UNITS,
+            DECODED_LOG_DISTANCE,
+            DECODED_LINEAR_DISTANCE,
+        )
+
+    def batch(self, rows: Sequence[int]) -> Posteriors:  # noqa: D102
+        return self.mu[rows].to(self.device), self.sigma[rows].to(self.device)
+
+    def loss(  # noqa: D102
+        self, module: nn.Module, batch: Posteriors, generator: Generator, seen: int
+    ) -> dict[str, Tensor]:
+        mu, sigma = random_rotation(*batch, self.grid, generator)
+        sampled = self.cell.objective == "trajectory-sample"
+        target = sample_shard(mu, sigma, generator) if sampled else mu
+        rows = (target, sigma, *module(mu, sigma, generator))
+        target, sigma, mu_hat, sigma_hat, mean, std = map(all_gather, rows)
+        distortion = distortion_nats(
+            self.model, self.cell.objective, target, sigma, mu_hat, sigma_hat
+        )
+        kl = gaussian_kl(mean, std)
+        spent = rate(kl, self.params.free_nats) * self.cell.length / self.grid.frames
+        return {
+            "loss": distortion + warm_up(seen, self.params.warmup_loops) * spent,
+            DISTORTION.name: distortion,
+            RATE.name: rate(kl) * self.cell.length,
+        }
+
+    def validate(self) -> dict[str, float]:
+        """`latent_vae_metrics` of held-out posteriors, and the distances of their decoded sound."""
+        z, _ = self.model.decode(self.model.encode(*self.decoded)[0])
+        log_term, linear_term = mean_spectral_distance([(self.sound, self.audio_vae.decode(z))])
+        held_out = (self.held_out.mu, self.held_out.sigma)
+        metrics = latent_vae_metrics(self.model, self.cell.objective, *held_out, self.seed)
+        return {
+            **flat_metrics(metrics),
+            DECODED_LOG_DISTANCE.name: log_term,
+            DECODED_LINEAR_DISTANCE.name: linear_term,
+        }
+
+    def finish(self) -> None:
+        """Fit the prior to the points of all training loops."""
+        parts = zip(self.mu.split(BATCH), self.sigma.split(BATCH), strict=True)
+        points = [self.model.encode(m.to(self.device), s.to(self.device)) for m, s in parts]
+        mean, std = (torch.cat(v) for v in zip(*points, strict=True))
+        self.model.fit_prior(mean, std)
 
 
 def distortion_nats(
     vae: LatentVAE, objective: str, target: Tensor, sigma: Tensor, mu_hat: Tensor, sigma_hat: Tensor
 ) -> Tensor:
-    """What the prediction costs, in nats a latent frame, on the whitened scale.
+    """The cost of a prediction in nats per latent frame, on the whitened scale.
 
-    `trajectory-*`: the negative log-likelihood of the trajectory. `posterior`: the KL of VAE 1's
-    posterior from the predicted Gaussian.
+    For `trajectory-*` it is the negative log-likelihood of the trajectory, for `posterior` the KL
+    of the audio VAE's posterior from the predicted Gaussian.
 
     Args:
-        target, sigma: trajectory (or posterior mean) and posterior deviation, VAE 1's units.
-        mu_hat, sigma_hat: prediction, whitened.
+        vae: knows the scale.
+        objective: see `techloop.params.Objective`.
+        target, sigma: trajectory (or posterior mean) and posterior deviation, `(b, c, frames)`, in
+            the audio VAE's units.
+        mu_hat, sigma_hat: the predicted Gaussian, whitened.
     """
     x, s = vae.whiten(target, sigma)
     if objective == "posterior":
@@ -172,24 +233,34 @@ def distortion_nats(
 
 
 def latent_vae_metrics(
-    vae: LatentVAE, objective: str, mu: Tensor, sigma: Tensor, seed: int
-) -> dict[str, float]:
-    """On held-out posteriors: bound, distortion and rate, variance explained, active units.
+    vae: LatentVAE,
+    objective: str,
+    mu: Float[Tensor, "n c frames"],
+    sigma: Float[Tensor, "n c frames"],
+    seed: int,
+) -> dict[str, Measurement]:
+    """Bound, distortion, rate, explained variance and active units on held-out posteriors.
 
-    `cross_entropy_nats_per_frame` is of VAE 1's posterior to the prediction, whatever the objective
-    was: with `posterior` it is the distortion plus VAE 1's entropy, with `trajectory-sample` its
-    expectation. `explained_variance` is of the whitened means, decoded from the points' means.
+    `CROSS_ENTROPY` is that of the audio VAE's posterior to the prediction, whatever the objective
+    was: for `posterior` it is the distortion plus the posterior's entropy, for `trajectory-sample`
+    the expected distortion. `EXPLAINED_VARIANCE` is that of the whitened means, decoded from the
+    means of the points.
+
+    Args:
+        vae: in evaluation mode.
+        objective: what it was trained for.
+        mu, sigma: the audio VAE's posteriors.
+        seed: of the samples.
     """
     device = next(vae.parameters()).device
     mu, sigma = mu.to(device), sigma.to(device)
     mean, std = vae.encode(mu, sigma)
-    draw = torch.Generator(device).manual_seed(seed)
-    points = sample(mean, std, draw)
-    target = sample(mu, sigma, draw) if objective == "trajectory-sample" else mu
+    generator = torch.Generator(device).manual_seed(seed)
+    points = sample(mean, std, generator)
+    target = sample(mu, sigma, generator) if objective == "trajectory-sample" else mu
     predicted = vae.decode_whitened(points)
     distortion = float(distortion_nats(vae, objective, target, sigma, *predicted))
-    kl = gaussian_kl(mean, std)
-    nats = float(rate(kl)) * vae.length
+    nats = float(rate(gaussian_kl(mean, std))) * vae.length
     white, white_sigma = vae.whiten(mu, sigma)
     error = white - vae.decode_whitened(mean)[0]
     active = active_units(mean)
@@ -200,12 +271,28 @@ def latent_vae_metrics(
             stacklevel=2,
         )
     cross_entropy = gaussian_cross_entropy(white, white_sigma, *predicted)
-    return {
-        "bound_nats_per_frame": distortion + nats / vae.grid.frames,
-        "distortion_nats_per_frame": distortion,
-        "cross_entropy_nats_per_frame": float(cross_entropy.sum(1).mean()),
-        "rate_nats_per_loop": nats,
-        "bits_per_second": nats / math.log(2) / vae.grid.duration_s,
-        "explained_variance": 1 - float(error.square().mean() / white.var()),
-        "active_units": float(active),
-    }
+    return by_name(
+        BOUND.measured(distortion + nats / vae.grid.frames),
+        DISTORTION.measured(distortion),
+        CROSS_ENTROPY.measured(float(cross_entropy.sum(1).mean())),
+        RATE.measured(nats),
+        BITS_PER_SECOND.measured(nats / math.log(2) / vae.grid.duration_s),
+        EXPLAINED_VARIANCE.measured(1 - float(error.square().mean() / white.var())),
+        ACTIVE_UNITS.measured(float(active)),
+    )
+
+
+def _audio_vae_folder(latents: LatentDataset) -> Path:
+    """The audio VAE inside a folder of latents.
+
+    Raises:
+        ValueError: it is not the one that made the latents.
+    """
+    folder = latents.folder / "audio_vae"
+    if (fingerprint := model_fingerprint(folder)) != latents.card["model"]:
+        raise ValueError(
+            f"{folder} is audio VAE {fingerprint}, but the latents in {latents.folder} were made "
+            f"by {latents.card['model']}: files of two runs are mixed. `dvc checkout dvc.yaml` or "
+            "`dvc repro` makes the folder whole."
+        )
+    return folder

@@ -1,4 +1,4 @@
-"""Objectives: one function an equation."""
+"""Losses and the numbers made of them: one function per equation, its metric beside it."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,10 +9,20 @@ from torch import Tensor
 
 from techloop.audio.spectral import circular_stft, whole_hop
 from techloop.audio.vocoder import LOG_FLOOR, fine_structure, split_windows
+from techloop.metric import Metric
 
 WINDOWS = (2048, 1024, 512, 256, 128)
 ACTIVE_VARIANCE = 0.01
 MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+LOG_DISTANCE = Metric("log_distance", "log distance", better="lower")
+LINEAR_DISTANCE = Metric("linear_distance", "linear distance", better="lower")
+FINE_DISTANCE = Metric("fine_distance", "fine distance", better="lower")
+# Rates of cells with different regularisers are not comparable, so neither direction is better.
+KL_PER_FRAME = Metric("kl_nats_per_frame", "KL to the prior", "nats/frame")
+BITS_PER_SECOND = Metric("bits_per_second", "rate", "bit/s")
+ACTIVE_UNITS = Metric("active_units", "active units", better="higher")
+MMD = Metric("mmd", "MMD to the prior", better="lower")
 
 
 def log_distance(
@@ -21,7 +31,8 @@ def log_distance(
     """Mean |log(a + eps) - log(b + eps)| of STFT amplitudes, eps = 1e-3.
 
     References:
-        Défossez et al., SING, 2018, equation 5 (the brief's equation 1), as a mean.
+        Défossez et al., SING, 2018, equation 5, as a mean; equation 1 of Demerlé & Caillon, A
+        hierarchical approach to techno loop generation.
     """
     return ((a + LOG_FLOOR).log() - (b + LOG_FLOOR).log()).abs().mean()
 
@@ -29,13 +40,14 @@ def log_distance(
 def linear_distance(
     a: Float[Tensor, "b bins frames"], b: Float[Tensor, "b bins frames"]
 ) -> Float[Tensor, ""]:
-    """||a - b|| / ||a|| of the amplitudes of a batch; a silent batch `a` counts by its floor.
+    """||a - b|| / ||a|| of the amplitudes of a batch; for a silent `a`, ||a|| is a floor.
 
     References:
         Caillon & Esling, RAVE, 2021, equation 4 (spectral convergence), without the square.
     """
     floor = LOG_FLOOR * math.sqrt(a.numel())
-    return (a - b).norm() / a.norm().clamp_min(floor)
+    distance: Tensor = (a - b).norm() / a.norm().clamp_min(floor)
+    return distance
 
 
 def spectral_distance(
@@ -43,7 +55,8 @@ def spectral_distance(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """`log_distance` and `linear_distance` of `y` to the reference `x`, means over windows.
 
-    Circular STFTs, a quarter of the window as hop. One window gives the brief's formula.
+    The STFTs are circular, with a quarter of the window as hop. One window gives the formula of
+    Demerlé & Caillon, A hierarchical approach to techno loop generation.
     """
     log, linear = [], []
     for window in windows:
@@ -54,35 +67,35 @@ def spectral_distance(
     return torch.stack(log).mean(), torch.stack(linear).mean()
 
 
-def mean_spectral_distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+def mean_spectral_distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     """Both terms of `spectral_distance` over batches of (reference, other): means over loops.
 
     Args:
         pairs: `(b, samples)` each; b may differ from pair to pair.
 
     Raises:
-        ValueError: there is no loop.
+        ValueError: `pairs` is empty.
     """
     terms, loops = torch.zeros(2), 0
     for x, y in pairs:
         terms += torch.stack(spectral_distance(x, y)).cpu() * len(x)
         loops += len(x)
     if not loops:
-        raise ValueError("no loops to take the mean spectral distance of")
+        raise ValueError("no loops, so there is no mean spectral distance")
     log_term, linear_term = (terms / loops).tolist()
-    return {"log_distance": log_term, "linear_distance": linear_term}
+    return log_term, linear_term
 
 
 def spectrogram_distance(
     target: Float[Tensor, "b v frames"], predicted: Float[Tensor, "b v frames"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
-    """How far log amplitudes (of `techloop.audio.vocoder.log_amplitudes`) are from those predicted: three terms.
+    """Distance of predicted log amplitudes (see `vocoder.log_amplitudes`) to a target: three terms.
 
-    * log: `log_distance` of the short window, plus half of that of the long one.
+    * log: `log_distance` of the short window, plus half of that of the long window.
     * linear: the same of `linear_distance`.
-    * fine: mean squared difference of the fine structure, which is what tells a pitch and hardly
-      counts in the others. Squared, as its absolute difference is least for a flat guess: partials
-      are few among many bins.
+    * fine: mean squared difference of the fine structure, which carries pitch and hardly counts in
+      the other terms. It is squared because the absolute difference is smallest for a flat
+      prediction: partials are few among many bins.
     """
     log, linear = [], []
     for a, b in zip(split_windows(target), split_windows(predicted), strict=True):
@@ -102,8 +115,8 @@ def gaussian_kl(
 ) -> Float[Tensor, "b c t"]:
     """KL(N(mu, sigma^2) || N(0, 1)) of each latent value, in nats.
 
-    Not reduced: sum over `c` for the usual objective, average over `b` and `t`
-    for the rate of each dimension.
+    Not reduced: sum over `c` for the usual objective; average over `b` and `t` for the rate of
+    each dimension.
 
     References:
         Kingma & Welling, Auto-Encoding Variational Bayes, 2014, appendix B.
@@ -137,17 +150,17 @@ def gaussian_cross_entropy(
 ) -> Float[Tensor, "b c t"]:
     """-E log N(z; mu_hat, sigma_hat^2) of z ~ N(mu, sigma^2), of each value, in nats.
 
-    The expectation of `gaussian_nll` over samples, and `gaussian_kl_between` plus the entropy of
-    the first: what predictions of any objective can be compared by.
+    It equals the expectation of `gaussian_nll` over samples, and `gaussian_kl_between` plus the
+    entropy of N(mu, sigma^2), so it compares predictions of different objectives.
     """
     return gaussian_nll(mu, mu_hat, sigma_hat) + 0.5 * (sigma / sigma_hat).square()
 
 
 def rate(kl: Float[Tensor, "b c t"], free_nats: float = 0.0) -> Float[Tensor, ""]:
-    """Nats of one point of a representation: the mean KL of each dimension, summed over them.
+    """Nats per point of a representation: the mean KL of each dimension, summed over dimensions.
 
     Args:
-        free_nats: what each dimension may spend unpunished (free bits); below it there is no
+        free_nats: lower bound of each dimension's mean KL (free bits); below it there is no
             gradient.
 
     References:
@@ -160,9 +173,9 @@ def rate(kl: Float[Tensor, "b c t"], free_nats: float = 0.0) -> Float[Tensor, ""
 def mmd(z: Float[Tensor, "n c"], prior: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
     """Unbiased squared maximum mean discrepancy between two samples of equal size.
 
-    Sum over seven scales s of the inverse multiquadratic kernel C / (C + |a - b|^2), C = 2 c s:
-    2 c is the expected squared distance of two draws of a standard normal. About zero, and
-    sometimes below, where both samples are of one distribution.
+    The kernel is a sum over seven scales s of the inverse multiquadratic C / (C + |a - b|^2) with
+    C = 2 c s: 2 c is the expected squared distance of two draws of a standard normal. The value is
+    near zero, sometimes below it, where both samples have the same distribution.
 
     References:
         Tolstikhin et al., Wasserstein Auto-Encoders, 2018, algorithm 2 and section 4.

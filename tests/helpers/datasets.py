@@ -14,7 +14,7 @@ from tests.helpers.params import GRID
 
 
 def kicks(n: int, seed: int = 0) -> np.ndarray:
-    """`n` loops of four kicks and some hiss, in brightness and decay all different."""
+    """`n` loops of four kicks and some hiss, each with another brightness and decay."""
     rng = np.random.default_rng(seed)
     t = np.arange(GRID.samples) / GRID.sample_rate_hz
     loops = []
@@ -42,7 +42,7 @@ def write_loops(folder: Path, audio: np.ndarray, splits: list[str], **factors: n
 
 
 def write_latents(folder: Path, loops: Path, mu: np.ndarray) -> Path:
-    """A latents folder of the loops in another, with the given means."""
+    """A latents folder with the given means, for the loops of another folder."""
     folder.mkdir()
     tensor = torch.from_numpy(mu).contiguous()
     file, model = "latents-00000.safetensors", "1" * 16
@@ -60,6 +60,6 @@ def write_latents(folder: Path, loops: Path, mu: np.ndarray) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a folder and those inside it."""
+    """All files below a folder: their content by relative path."""
     files = (p for p in sorted(folder.rglob("*")) if p.is_file())
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}

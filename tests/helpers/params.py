@@ -1,4 +1,4 @@
-"""Small settings that tests share."""
+"""Small settings that tests share, and trainings with them."""
 
 import errno
 import io
@@ -6,11 +6,14 @@ import os
 import socket
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from techloop.grid import Grid
 from techloop.params import AudioVAECell, Params, load_params
 from techloop.preparation import PreparationConfig
+
+if TYPE_CHECKING:
+    from techloop.metric import Measurement
 
 ROOT = Path(__file__).parents[2]
 GRID = Grid()
@@ -41,42 +44,51 @@ def small_params() -> Params:
 
 
 def recipe(**changes: Any) -> PreparationConfig:
-    """The repository's, with changes."""
+    """The configuration in params.yaml, with changes."""
     return replace(small_params().prepare_loops.recipe, **changes)
 
 
 def preparation() -> dict[str, Any]:
-    """What `prepare_loops` is told besides source, folder, grid, recipe and checkpoints."""
+    """Arguments of `prepare_loops` besides source, folder, grid, config and checkpoints."""
     section = small_params().prepare_loops
-    told = section.model_dump(include={"train_fraction", "validation_fraction", "max_similarity"})
-    return {**told, "shard_mb": 1, "seed": 0}
+    shares = section.model_dump(include={"train_fraction", "validation_fraction", "max_similarity"})
+    return {**shares, "shard_mb": 1, "seed": 0}
 
 
 def train_small_audio_vae(
     loops: Path, folder: Path, cell: AudioVAECell | None = None, **kwargs: Any
-) -> dict:
-    """VAE 1 of the small sizes, `kl` by default; checkpoints beside its folder."""
+) -> dict[str, "Measurement"]:
+    """Train an audio VAE of the small sizes, `kl` by default; checkpoints beside its folder."""
     from techloop.training.audio_vae import train_audio_vae
+    from techloop.training.distributed import launch_fabric
 
     params = small_params().train_audio_vae
-    told = {
+    arguments = {
         "params": params,
+        "cell": cell or params.cell("kl"),
+        "seed": 0,
         "log": lambda metrics, step: None,
         "checkpoints": folder.parent / "checkpoints",
     } | kwargs
-    return train_audio_vae(loops, folder, cell=cell or params.cell("kl"), seed=0, **told)
+    return train_audio_vae(loops, folder, launch_fabric(), **arguments)
 
 
-def train_small_latent_vae(latents: Path, folder: Path, cell: str, **kwargs: Any) -> dict:
-    """VAE 2 of the small sizes; checkpoints beside its folder."""
+def train_small_latent_vae(
+    latents: Path, folder: Path, cell: str, **kwargs: Any
+) -> dict[str, "Measurement"]:
+    """Train a latent VAE of the small sizes; checkpoints beside its folder."""
+    from techloop.training.distributed import launch_fabric
     from techloop.training.latent_vae import train_latent_vae
 
     params = small_params().train_latent_vae
-    told = {
+    arguments = {
+        "params": params,
+        "cell": params.cell(cell),
+        "seed": 0,
         "log": lambda metrics, step: None,
         "checkpoints": folder.parent / "checkpoints",
     } | kwargs
-    return train_latent_vae(latents, folder, params=params, cell=params.cell(cell), seed=0, **told)
+    return train_latent_vae(latents, folder, launch_fabric(), **arguments)
 
 
 def free_port() -> int:
@@ -86,7 +98,7 @@ def free_port() -> int:
 
 
 class FullDisk:
-    """Opens files as `io.open` does, with so much room in all; notes what was written."""
+    """Opens files as `io.open` does, on a disk with so many free bytes; counts those written."""
 
     def __init__(self, room: float) -> None:
         self.room, self.written, self.really_open = room, 0, io.open
