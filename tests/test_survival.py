@@ -114,6 +114,6 @@ def test_a_place_that_cannot_be_written_is_named_and_stays(
     assert ended.returncode == 1
     assert "Permission denied" in ended.stderr
     assert "latents" in ended.stderr
-    assert "make room, or the place writable" in ended.stderr
+    assert "make the place writable" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert contents(tmp_path / "data") == before
