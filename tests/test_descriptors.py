@@ -205,9 +205,7 @@ def test_onsets_and_kicks_are_detected_in_place(positions):
     expected = [p * GRID.frames / GRID.beats for p in positions]
     for frames in (starts, kicks(audio, GRID)):
         at = frames[0].nonzero()[:, 0].numpy()
-        at = np.where(
-            at > GRID.frames - 5, at - GRID.frames, at
-        )  # early, so before the wrap
+        at = np.where(at > GRID.frames - 5, at - GRID.frames, at)  # early, so before the wrap
         assert np.sort(at) == pytest.approx(expected, abs=GRID.frames / GRID.steps / 4)
 
 
