@@ -244,9 +244,9 @@ def test_no_password_is_printed_when_a_stage_fails_without_its_server(root: Path
     assert "burst" in done.stderr
     assert "cannot be reached" in done.stderr
     assert "hunter2" not in done.stdout + done.stderr
-    [queue] = (root / "mlruns" / "outbox").iterdir()
-    assert "burst" in queue.read_text()
-    assert "hunter2" not in queue.read_text()
+    [log] = (root / "mlruns" / "outbox").iterdir()
+    assert "burst" in log.read_text()
+    assert "hunter2" not in log.read_text()
 
 
 def test_a_database_that_cannot_be_opened_stops_no_stage(
