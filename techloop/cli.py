@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from techloop.data.loops_folder import LoopsFolder
     from techloop.instrument import Instrument
 
 
@@ -201,7 +200,9 @@ def inspect(
     typer.echo(text)
     with _errors_as_text("pipeline"):
         if out is not None:
-            typer.echo(f"\n{_draw(loops, out)}")
+            from techloop.reporting.dataset_plot import draw_dataset
+
+            typer.echo(f"\n{draw_dataset(loops, out / 'inspect.png')}")
         if loops.lacking:
             raise ValueError(loops.age())
 
@@ -361,19 +362,6 @@ def _loops_of(file: Path, instrument: "Instrument") -> "tuple[np.ndarray, list[i
             f"`{file.stem} 128bpm{file.suffix}`."
         )
     return np.stack(loops) / np.float32(INT16_SCALE), [row["bar_in_source"] for row in rows]
-
-
-def _draw(loops: "LoopsFolder", out: Path) -> Path:
-    """Draw the picture of a dataset into a folder."""
-    from techloop.data.summary import histograms, reasons
-    from techloop.reporting.dataset_plot import dataset_overview
-
-    rejections = [] if loops.rejected is None else reasons(loops.rejected, 0)
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "inspect.png"
-    rows = {reason.reason.replace("_", " "): reason.rows for reason in rejections}
-    dataset_overview(file, histograms(loops.index), rows)
-    return file
 
 
 def _write(

@@ -58,23 +58,23 @@ def test_an_unreachable_server_stops_no_stage_and_gets_everything_later(
     with pytest.warns(UserWarning, match="cannot be reached"):
         early()
     assert record(root, "early")["run_id"] == ""
-    waiting = root / "mlruns" / "outbox"
-    assert len(list(waiting.iterdir())) == 1
+    queue = root / "mlruns" / "outbox"
+    assert len(list(queue.iterdir())) == 1
 
     monkeypatch.setattr("techloop.tracking.outbox.SEND_EVERY_S", 0.0)
     server.start()
     with track("long", {}) as run:
-        assert not list(waiting.iterdir()), "the first is sent as soon as the server answers"
+        assert not list(queue.iterdir()), "the first is sent as soon as the server answers"
         for step in range(10):
             run.log({"loss": 1.0}, step)
         server.stop()
         with pytest.warns(UserWarning, match="cannot be reached"):
             run.log({"loss": 1.0}, 10)
-        assert list(waiting.iterdir()), "and saved on disk, in case this process dies too"
+        assert list(queue.iterdir()), "and saved on disk, in case this process dies too"
         server.start()
         for step in range(11, 20):
             run.log({"loss": 1.0}, step)
-    assert not list(waiting.iterdir())
+    assert not list(queue.iterdir())
 
     client = MlflowClient(server.address)
     experiment = client.get_experiment_by_name("techloop")
@@ -244,9 +244,9 @@ def test_no_password_is_printed_when_a_stage_fails_without_its_server(root: Path
     assert "burst" in done.stderr
     assert "cannot be reached" in done.stderr
     assert "hunter2" not in done.stdout + done.stderr
-    [waiting] = (root / "mlruns" / "outbox").iterdir()
-    assert "burst" in waiting.read_text()
-    assert "hunter2" not in waiting.read_text()
+    [log] = (root / "mlruns" / "outbox").iterdir()
+    assert "burst" in log.read_text()
+    assert "hunter2" not in log.read_text()
 
 
 def test_a_database_that_cannot_be_opened_stops_no_stage(
@@ -296,7 +296,7 @@ def test_the_outbox_is_sent_once_and_its_troubles_stop_no_other_run(
     write_json(queue / "deleted.json", refused)
 
     with FileLock(root / "mlruns" / "outbox.lock"):
-        flush_outbox(root)  # another process is at it
+        flush_outbox(root)  # another process is sending it
     assert log.exists()
     with pytest.warns(UserWarning, match="and stays") as warned, track("next", {}):
         pass

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from techloop.artifacts import fingerprint, read_json, write_json
 from techloop.data.summary import duration
-from techloop.metric import BASELINES, Better, Metric, by_name, read_metrics, write_metrics
+from techloop.metric import BASELINES, Metric, by_name, read_metrics, write_metrics
 from techloop.pipeline.deps import PIPELINES, code_deps
 from techloop.reporting.cells import STAGES, Cell
 from techloop.reporting.charts import chart_script
@@ -87,21 +87,31 @@ def test_an_interval_and_baselines_belong_to_their_metric() -> None:
 
 
 @pytest.mark.parametrize("name", ["coverage", "spectral_distance", "probe_r2", "anything_else"])
-@pytest.mark.parametrize(("better", "arrow", "best"), [("lower", "↓", 1.5), ("higher", "↑", 2.5)])
-def test_a_metric_says_itself_which_way_is_better(
-    finished: Path, tmp_path: Path, name: str, better: Better, arrow: str, best: float
+def test_a_renamed_metric_keeps_its_direction(name: str) -> None:
+    for better, best in (("lower", 1.5), ("higher", 2.5), ("", None)):
+        metric = Metric(name, "some label", "Hz", better)
+        table = metric_table([cell(n, metric.measured(v)) for n, v in (("a", 1.5), ("b", 2.5))])
+        assert table.rows[0].metric == metric
+        assert table.rows[0].best == best
+
+
+def test_the_page_shows_label_unit_and_direction_of_the_metric(
+    finished: Path, tmp_path: Path
 ) -> None:
+    """Names that once meant the opposite change nothing."""
     top = shutil.copytree(finished, tmp_path / "copy")
-    metric = Metric(name, "some label", "Hz", better)
-    for value, audio_cell in ((1.5, "kl"), (2.5, "wae")):
-        file = top / "reports" / "reconstruction" / audio_cell / "metrics.json"
-        write_metrics(file, by_name(metric.measured(value)))
+    up = Metric("spectral_distance", "first label", "Hz", "higher")
+    down = Metric("coverage", "second label", "dB", "lower")
+    for value, name in ((1.5, "kl"), (2.5, "wae")):
+        file = top / "reports" / "reconstruction" / name / "metrics.json"
+        write_metrics(file, by_name(up.measured(value), down.measured(value)))
     text, _ = build(top)
-    row = re.search(r"some label.*?</tr>", text, re.DOTALL)
-    assert row
-    assert f'title="{better} is better">{arrow}<' in row[0]
-    assert ">Hz<" in row[0]
-    assert re.findall(r'<td class="best">([\d.]+)</td>', row[0]) == [str(best)]
+    for metric, arrow, best in ((up, "↑", "2.5"), (down, "↓", "1.5")):
+        row = re.search(rf"{metric.label}.*?</tr>", text, re.DOTALL)
+        assert row
+        assert f'title="{metric.better} is better">{arrow}<' in row[0]
+        assert f">{metric.unit}<" in row[0]
+        assert re.findall(r'<td class="best">([\d.]+)</td>', row[0]) == [best]
 
 
 def test_no_value_is_best_without_a_direction_or_a_difference() -> None:
@@ -354,10 +364,12 @@ def test_log_curves_where_values_span_decades(finished: Path, tmp_path: Path) ->
     assert [scale.get("type") for scale in scales[:2]] == ["log", None]
 
 
-def test_a_column_without_a_meaning_is_not_drawn(finished: Path) -> None:
-    """As those of single latent dimensions."""
-    assert "kl_nats_dim_00" in history(0)[0]
-    assert "kl_nats_dim" not in build(finished)[0]
+def test_single_dimensions_and_loops_seen_are_not_curves(finished: Path) -> None:
+    columns = read_json(finished / "data" / "audio_vae" / "kl" / "history.json")
+    assert list(columns) == ["loops_seen", "loss", "bits_per_second", "kl_nats_dim_00"]
+    descriptions = [spec["description"].split(" over ")[0] for spec in charts(build(finished)[0])]
+    assert descriptions[:2] == ["loss", "bits per second"]
+    assert descriptions[2:4] == ["loss", "bits per second"]
 
 
 def test_cells_side_by_side(finished: Path, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What surrounds the stages: costs, profiles, a doctor."""
+"""What surrounds the stages: plan, slots, flow and status; deps, profiles, costs; the doctor."""

@@ -20,7 +20,8 @@ class StageCells(NamedTuple):
     folder: str | None
 
 
-STAGES = {  # that have cells, in their order
+LOOPS_SEEN = "loops_seen"  # the column of a history that counts
+STAGES = {  # the stages that have cells, in their order
     "train_audio_vae": StageCells("audio", "data/audio_vae"),
     "extract_latents": StageCells("audio", None),
     "train_latent_vae": StageCells("latent", "data/latent_vae"),
@@ -34,7 +35,7 @@ STAGES = {  # that have cells, in their order
 
 
 class History(NamedTuple):
-    """A training's `history.csv`: what its columns mean, and its rows as text."""
+    """A training's `history.csv`: what its columns of metrics mean, and all rows as text."""
 
     columns: Mapping[str, Metric]
     rows: Sequence[Mapping[str, str]]
@@ -120,12 +121,17 @@ def _read_cells(folder: Path, names: Sequence[str]) -> list[Cell]:
 
 
 def _read_history(folder: Path) -> History | None:
-    """The history of a training; None where the folder has none."""
+    """The history of a training; None where the folder has none.
+
+    Columns of single dimensions are left out, and so is that of the loops seen, which the others
+    are drawn over.
+    """
     if not (folder / "history.csv").is_file():
         return None
     columns = {
         name: Metric(name, entry["label"], entry["unit"], entry["better"])
         for name, entry in read_json(folder / "history.json").items()
+        if name != LOOPS_SEEN and "dimension" not in entry
     }
     return History(columns, read_rows(folder / "history.csv"))
 

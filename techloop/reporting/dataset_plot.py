@@ -7,31 +7,41 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from techloop.data.summary import Histogram, ticks
+from techloop.data.loops_folder import LoopsFolder
+from techloop.data.summary import Histogram, histograms, reasons, ticks
 from techloop.reporting.numbers import format_number
 from techloop.reporting.plots import BLUE, GREY, ORANGE, new_figure
 
 
+def draw_dataset(loops: LoopsFolder, path: Path) -> Path:
+    """Draw the picture of a dataset to a PNG, whose folder is created where it is missing."""
+    rejections = [] if loops.rejected is None else reasons(loops.rejected, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = {reason.reason.replace("_", " "): reason.rows for reason in rejections}
+    dataset_overview(path, histograms(loops.index), rows)
+    return path
+
+
 def dataset_overview(
-    path: str | Path, histograms: Sequence[Histogram], rejections: Mapping[str, int]
+    path: str | Path, panels: Sequence[Histogram], rejections: Mapping[str, int]
 ) -> None:
     """A panel per histogram, and one with the number of rejections per reason.
 
     Args:
         path: the PNG to write.
-        histograms: those without counts become panels that say so.
+        panels: histograms; those without counts become panels that say so.
         rejections: rows of the reject table by reason, the most frequent first.
     """
     columns = 2
-    lines = -(-(len(histograms) + 1) // columns)
+    lines = -(-(len(panels) + 1) // columns)
     tall = max(2.6, 1.0 + 0.19 * len(rejections))
     with new_figure(path, 8.4, 2.6 * (lines - 1) + tall) as figure:
         figure.set_layout_engine("constrained", hspace=0.06, wspace=0.04)
         ratios = [2.6] * (lines - 1) + [tall]
         axes = figure.subplots(lines, columns, squeeze=False, height_ratios=ratios).ravel()
-        for ax in axes[len(histograms) + 1 :]:
+        for ax in axes[len(panels) + 1 :]:
             ax.axis("off")
-        for ax, histogram in zip(axes, histograms, strict=False):
+        for ax, histogram in zip(axes, panels, strict=False):
             edges, counts = histogram.edges, histogram.counts
             ax.set_title(histogram.title, loc="left", fontweight="bold")
             if not counts.size:
@@ -51,7 +61,7 @@ def dataset_overview(
             ax.yaxis.set_major_formatter(lambda count, _: format_number(count))
             ax.grid(axis="y", color="#E5E5E5", linewidth=0.6)
             ax.set_axisbelow(True)
-        ax = axes[len(histograms)]
+        ax = axes[len(panels)]
         ax.set_title("Left out", loc="left", fontweight="bold")
         if not rejections:
             _only_words(ax, "nothing")

@@ -81,7 +81,7 @@ def mean_spectral_distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[floa
         terms += torch.stack(spectral_distance(x, y)).cpu() * len(x)
         loops += len(x)
     if not loops:
-        raise ValueError("no loops, so there is no mean spectral distance")
+        raise ValueError("got no loops to compute the mean spectral distance of")
     log_term, linear_term = (terms / loops).tolist()
     return log_term, linear_term
 

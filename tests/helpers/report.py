@@ -84,9 +84,13 @@ def history(seed: int) -> list[dict]:
 
 
 def write_history(folder: Path, rows: Sequence[Mapping[str, object]], *metrics: Metric) -> None:
-    """A history and what its columns mean; those of single dimensions mean nothing to the page."""
+    """A history and what its columns mean, as a training writes them."""
     write_rows(folder / "history.csv", rows)
-    meanings = {m.name: {"label": m.label, "unit": m.unit, "better": m.better} for m in metrics}
+    columns = (Metric("loops_seen", "loops seen"), *metrics, Metric("kl_nats_dim_00", "KL"))
+    meanings: dict[str, dict[str, object]] = {
+        m.name: {"label": m.label, "unit": m.unit, "better": m.better} for m in columns
+    }
+    meanings["kl_nats_dim_00"]["dimension"] = 0
     write_json(folder / "history.json", meanings)
 
 
