@@ -307,6 +307,11 @@ def test_what_is_too_large_is_linked(
     assert len(links) == 3
     for link in links:
         assert (top / "reports" / str(link)).is_file()
+    monkeypatch.setattr("techloop.reporting.page.LARGEST_BYTES", 0)
+    _, page = build(top)
+    links = [a["href"] for a in page.all("a") if not (a["href"] or "").startswith("#")]
+    assert len(links) == sum(map(len, EVALUATED.values())) + 2 * 8 + 2 * 2
+    assert all((top / "reports" / str(link)).is_file() for link in links)
 
 
 def test_an_exhibit_whose_file_is_missing_is_refused(finished: Path, tmp_path: Path) -> None:
