@@ -67,6 +67,6 @@ def test_the_stage_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     here, before = Path.cwd(), dict(os.environ)
     with temporary_workplace(small_params().model_dump()):
         assert "MLFLOW_TRACKING_URI" not in os.environ, "its runs would go to a server"
-        with pytest.raises(ValueError, match=r"^train_audio_vae@kl: data/loops is not there"):
+        with pytest.raises(ValueError, match=r"^train_audio_vae@kl: data/loops is missing"):
             run_metered("train_audio_vae", ("kl",), run_script)
     assert (Path.cwd(), dict(os.environ)) == (here, before)

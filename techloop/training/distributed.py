@@ -25,7 +25,7 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Strategy = Literal["auto", "ddp"]
 Choice = TypeVar("Choice", bound=str)
 
-PARENT = "_TECHLOOP_PARENT"  # in the environment of the processes that rank 0 starts: its id
+PARENT = "_RANK0_PROCESS_ID"  # in the environment of the processes that rank 0 starts: its id
 
 
 def precision_from_environment() -> Precision:
