@@ -59,6 +59,12 @@ def test_axes() -> None:
     assert encoding(steps, 0)["x"]["axis"]["values"] == [1, 4]
 
 
+def test_axes_of_one_title_are_refused() -> None:
+    """The browser could not read what the nearest point is called by."""
+    with pytest.raises(ValueError, match="x and y of a chart are both called 'loops seen'"):
+        line_chart(lines(), "words", ("loops seen", "loops seen"))
+
+
 def test_dots_are_seen_only_where_x_has_steps() -> None:
     for steps, opacity in (((), 0), ((1.0, 4.0), 1)):
         chart = line_chart(lines(), "words", ("x", "y"), steps=steps)

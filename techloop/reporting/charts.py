@@ -89,7 +89,12 @@ def line_chart(
         log: whether y is logarithmic.
         steps: every value of x; with them x is logarithmic and each point has a dot.
         bands: named ranges of y, drawn from side to side behind the lines.
+
+    Raises:
+        ValueError: x and y have one title, so the named point would have two values under it.
     """
+    if titles[0] == titles[1]:
+        raise ValueError(f"x and y of a chart are both called {titles[0]!r}")
     import altair as alt  # takes over a second, which other pictures need not wait for
 
     rows = [
