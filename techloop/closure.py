@@ -85,9 +85,10 @@ def closure(start: Iterable[Path | str], top: Path = TOP) -> list[Path]:
 
 @functools.cache  # of the code that this process runs, even if a file is edited meanwhile
 def code_fingerprint(*modules: str, top: Path = TOP) -> str:
-    """SHA-256 over the closure of some modules, as 16 hex digits; it changes with their outputs.
+    """SHA-256 over the closure of some modules, as 16 hex digits; it changes with their results.
 
-    Comments, docstrings and layout do not count: a checkpoint survives a change of words.
+    Comments, docstrings, layout, messages of errors and warnings, and what a `Metric` says of its
+    name do not count: a checkpoint survives a change of words.
 
     Args:
         modules: by name; one from outside the repository (a user's own source of audio) is found
@@ -99,7 +100,7 @@ def code_fingerprint(*modules: str, top: Path = TOP) -> str:
     total = hashlib.sha256()
     for file in files:
         name = file.relative_to(top).as_posix() if file.is_relative_to(top) else file.name
-        code = _code(file.read_text(encoding="utf-8"))
+        code = _code(file.read_text(encoding="utf-8"), messages=False)
         total.update(f"{name} {hashlib.sha256(code.encode()).hexdigest()}\n".encode())
     return total.hexdigest()[:16]
 
@@ -157,8 +158,13 @@ def _run_nodes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 @functools.cache
-def _code(source: str) -> str:
-    """Code in one notation, without comments and docstrings; empty if there is none."""
+def _code(source: str, messages: bool = True) -> str:
+    """Code in one notation, without comments and docstrings; empty if there is none.
+
+    Args:
+        source: of a module.
+        messages: whether to keep the words of errors, warnings and metrics.
+    """
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -166,4 +172,31 @@ def _code(source: str) -> str:
             value = body[0].value
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 del body[0]
-    return ast.unparse(tree)
+    return ast.unparse(tree if messages else _WithoutMessages().visit(tree))
+
+
+class _WithoutMessages(ast.NodeTransformer):
+    """Empties the strings that only a person reads."""
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        return _Wordless().visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        name = ast.unparse(node.func).rpartition(".")[2]
+        if name == "warn":
+            return _Wordless().visit(node)
+        if name == "Metric":  # its name is a key of files; the rest is label, unit, direction
+            node.args[1:] = [_Wordless().visit(argument) for argument in node.args[1:]]
+            node.keywords = [_Wordless().visit(keyword) for keyword in node.keywords]
+            return node
+        return self.generic_visit(node)
+
+
+class _Wordless(ast.NodeTransformer):
+    """Empties all strings of a node."""
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        return ast.Constant("")
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return ast.Constant("") if isinstance(node.value, str) else node

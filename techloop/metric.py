@@ -15,22 +15,6 @@ from techloop.artifacts import read_json, write_json
 
 Better = Literal["lower", "higher", ""]
 
-# What a metric can be compared with, and how the report calls it.
-BASELINES = {
-    "silence": "silence",
-    "noise": "noise of the same spectrum",
-    "other_loop": "another loop",
-    "spherical": "arc in the latent space",
-    "audio_vae": "line in the audio VAE's latents",
-    "crossfade": "cross-fade",
-    "shuffled": "shuffled points",
-    "white": "white frames",
-    "standard_normal": "independent points from N(0, 1)",
-    "real": "real loops",
-    "rotated": "a random rotation of the latents",
-    "chance": "chance",
-}
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -41,7 +25,7 @@ class Metric:
         label: the same in words, without its unit.
         unit: as it is written behind a value, empty for a bare number.
         better: which way is better; empty where neither is, or where cells are not comparable.
-        baselines: keys of `BASELINES` whose value stands beside its own.
+        baselines: what it is compared with, keys of `techloop.evaluation.baselines.BASELINES`.
     """
 
     name: str
@@ -49,13 +33,6 @@ class Metric:
     unit: str = ""
     better: Better = ""
     baselines: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        unknown = set(self.baselines) - BASELINES.keys()
-        if unknown:
-            raise ValueError(
-                f"metric {self.name}: baselines {sorted(unknown)} are not in BASELINES"
-            )
 
     def of(self, suffix: str, label: str, unit: str | None = None) -> "Metric":
         """The same metric of one descriptor, factor or control: `<name>_<suffix>`."""

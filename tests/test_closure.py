@@ -148,7 +148,15 @@ TREE = {
     ),
     "techloop/tracking/store.py": "BATCH = 100\n",
     "techloop/maths.py": (
-        '"""Sums."""\ndef add(x):\n    """One more."""\n    return x + 1  # one\n'
+        '"""Sums."""\n'
+        'SUM = Metric("sum", "the sum", "dB")\n'
+        "def add(x):\n"
+        '    """One more."""\n'
+        "    if x < 0:\n"
+        '        raise ValueError(f"{x} is negative")\n'
+        '    warnings.warn(f"{x} is large", stacklevel=2)\n'
+        '    kind = "even"\n'
+        "    return x + 1  # one\n"
     ),
     "stages/__init__.py": "GRACE = 10\ndef run_stage(main): ...\n",
     "stages/work.py": (
@@ -292,6 +300,12 @@ def test_a_source_of_the_users_own_counts_and_may_import_as_it_likes(
         ("techloop/maths.py", '"""One more."""', '"""The next one."""', False),
         ("techloop/maths.py", "# one", "# the smallest step", False),
         ("techloop/maths.py", "x + 1", "x  +  1", False),
+        ("techloop/maths.py", "is negative", "must not be negative", False),
+        ("techloop/maths.py", "{x} is large", "large: {x}", False),
+        ("techloop/maths.py", '"the sum", "dB"', '"their sum", "LUFS"', False),
+        ("techloop/maths.py", 'Metric("sum"', 'Metric("total"', True),
+        ("techloop/maths.py", '"even"', '"odd"', True),
+        ("techloop/maths.py", "x < 0", "x < 1", True),
         ("techloop/maths.py", "x + 1", "x + 2", True),
         ("techloop/cli.py", "'kl'", "'wae'", False),
         ("techloop/tracking/store.py", "100", "200", False),

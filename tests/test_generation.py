@@ -185,6 +185,8 @@ def test_a_metric_has_the_baselines_that_hold_a_value_of_it():
     }
     with pytest.raises(ValueError, match="BASELINES"):
         compared({A: 1.0}, {"unheard_of": {A: 1.0}})
+    with pytest.raises(ValueError, match=r"baselines \['real'\] have no value"):
+        compared({replace(A, baselines=("real",)): 1.0})
     with pytest.raises(ValueError, match="twice"):
         compared({A: 1.0, Metric("a", "of the same name"): 1.0})
 

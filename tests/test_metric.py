@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from techloop.artifacts import read_json, write_json
+from techloop.evaluation.result import Evaluation
 from techloop.metric import Metric, by_name, flat_metrics, read_metrics, write_metrics
 
 COVERAGE = Metric("coverage", "coverage", better="higher", baselines=("real",))
@@ -50,8 +51,9 @@ def test_a_metric_of_a_descriptor_is_named_after_both() -> None:
 
 
 def test_unknown_or_missing_baselines_are_refused() -> None:
-    with pytest.raises(ValueError, match="BASELINES"):
-        Metric("x", "x", baselines=("unheard_of",))
+    odd = Metric("x", "x", baselines=("unlabelled",)).measured(1.0, unlabelled=2.0)
+    with pytest.raises(ValueError, match=r"x: baselines \['unlabelled'\] are not in BASELINES"):
+        Evaluation(by_name(odd))
     with pytest.raises(ValueError, match="has the baselines"):
         COVERAGE.measured(0.5)
     with pytest.raises(ValueError, match="twice"):

@@ -15,7 +15,8 @@ from ruamel.yaml import YAML
 
 from techloop.artifacts import fingerprint, read_json, write_json
 from techloop.data.summary import duration
-from techloop.metric import BASELINES, Metric, by_name, read_metrics, write_metrics
+from techloop.evaluation.baselines import BASELINES
+from techloop.metric import Metric, by_name, read_metrics, write_metrics
 from techloop.pipeline.deps import PIPELINES, code_deps
 from techloop.reporting.cells import STAGES, Cell
 from techloop.reporting.charts import chart_script

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from techloop.artifacts import atomic_folder, write_json
 from techloop.audio.wav import write_loop
+from techloop.evaluation.baselines import check_baselines
 from techloop.grid import Grid
 from techloop.metric import Measurements, write_metrics
 
@@ -49,6 +50,9 @@ class Evaluation:
     facts: Mapping[str, object] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     sounds: tuple[Sound, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_baselines(self.metrics)
 
     def write(self, folder: str | Path, grid: Grid, **files: object) -> None:
         """Write it whole: metrics.json, arrays.npz, facts.json, sounds.json, `<table>.csv`, WAVs.

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from techloop.artifacts import read_json
-from techloop.metric import BASELINES, Measurement, Metric
+from techloop.evaluation.baselines import BASELINES
+from techloop.metric import Measurement, Metric
 from techloop.reporting.cells import Cell, Stages
 from techloop.reporting.charts import Chart, ChartGroup, LegendEntry, Line, line_chart
 from techloop.reporting.metric_table import best_value

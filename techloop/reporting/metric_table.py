@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from techloop.metric import BASELINES, Better, Metric
+from techloop.evaluation.baselines import BASELINES
+from techloop.metric import Better, Metric
 from techloop.reporting.cells import Cell
 
 

@@ -1,6 +1,7 @@
 """From a task to a model folder: weights, configuration, history and metrics."""
 
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,12 +56,17 @@ def train(
         ValueError, FloatingPointError: see `fit`.
     """
     remove_outdated(checkpoints, checkpoint_of(task, fabric, checkpoints))
+
+    def log_declared(values: Mapping[str, float], seen: int) -> None:
+        _check_declared(task, (name.partition("_")[2] for name in values))  # without the split
+        log(values, seen)
+
     history = fit(
         task,
         fabric,
         training=training,
         seed=seed,
-        log=log,
+        log=log_declared,
         checkpoints=checkpoints,
         sampler=sampler,
     )
@@ -102,11 +108,15 @@ def _write_history(folder: Path, task: ModelTask[Batch], history: History) -> No
     table = pd.DataFrame(history)
     table.to_csv(folder / "history.csv", index=False)
     metrics = {metric.name: metric for metric in task.metrics}
-    others = {LOOPS_SEEN.name, "split", *(metric.name for metric in task.dimension_metrics)}
-    undeclared = set(table) - metrics.keys() - others
-    assert not undeclared, f"{type(task).__name__} logs {undeclared} without declaring them"
     columns = [metrics[name] for name in table if name in metrics]
     write_json(
         folder / "history.json",
         {m.name: {"label": m.label, "unit": m.unit, "better": m.better} for m in columns},
     )
+
+
+def _check_declared(task: ModelTask[Batch], names: Iterable[str]) -> None:
+    """Refuse numbers that the task logs and does not declare: at the first log, not at the end."""
+    declared = {metric.name for metric in (*task.metrics, *task.dimension_metrics)}
+    undeclared = sorted(set(names) - declared)
+    assert not undeclared, f"{type(task).__name__} logs {undeclared} without a Metric in `metrics`"
