@@ -31,7 +31,7 @@ demo: .venv/installed  ## the whole pipeline on the built-in source, then the re
 	$(BIN)/dvc repro
 	@echo "$(CURDIR)/reports/index.html"
 
-check: .venv/installed  ## one step of every stage, and what a GPU would need; another: make check GB=16
+check: .venv/installed  ## a short run of every stage, and what a GPU would need; another: make check GB=16
 	@$(BIN)/python -m stages.check $(GB)
 
 study: .venv/installed  ## every combination of the study, then its table and figure; resumes

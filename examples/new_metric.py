@@ -13,7 +13,7 @@ from jaxtyping import Float
 from techloop import Instrument, LoopDataset
 from techloop.metric import Metric, by_name, write_metrics
 
-CREST_FACTOR = Metric("crest_factor", "crest factor", "dB", baselines=("real",))
+CREST_ERROR = Metric("crest_error", "error of crest factor", "dB", "lower", baselines=("real",))
 
 
 def crest_factor_db(audio: Float[np.ndarray, "n samples"]) -> float:
@@ -27,11 +27,11 @@ def crest_factor_db(audio: Float[np.ndarray, "n samples"]) -> float:
 
 
 def main(model: Path, loops: Path, out: Path = Path("metrics.json"), n: int = 32) -> None:
-    """Measure generated loops and as many real ones."""
-    generated = Instrument.load(model).generate(n, seed=0)
-    real = LoopDataset(loops, split="test").audio()[:n]
-    measured = CREST_FACTOR.measured(crest_factor_db(generated), real=crest_factor_db(real))
-    write_metrics(out, by_name(measured))
+    """Measure how far generated loops, and real test loops, are from training loops."""
+    splits = (LoopDataset(loops, split) for split in ("train", "test"))
+    goal, real = (crest_factor_db(split.audio(range(len(split))[:n])) for split in splits)
+    own = crest_factor_db(Instrument.load(model).generate(n, seed=0))
+    write_metrics(out, by_name(CREST_ERROR.measured(abs(own - goal), real=abs(real - goal))))
     print(out.read_text())
 
 

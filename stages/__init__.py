@@ -11,7 +11,8 @@ from techloop.allocator import keep_freed_memory
 from techloop.pipeline.status import Outcome, Status, classify, write_status
 from techloop.rank import is_rank_zero
 
-# Errors usually hit every rank. Rank 0 reports, so other ranks wait before exiting.
+# An error usually stops every process. Rank 0 reports it; the others wait, or their exit could end
+# rank 0 first.
 RANK0_GRACE_S = 10
 
 

@@ -1,4 +1,4 @@
-"""`make check`: one step of every stage, and what all of it would cost on a graphics card."""
+"""`make check`: a short run of every stage, and what all would cost on a graphics card."""
 
 import importlib
 import os

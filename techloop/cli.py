@@ -298,7 +298,7 @@ def _instrument(model: Path | None) -> "tuple[Path, Instrument]":
 
 
 def _units(settings: list[str]) -> dict[str, float]:
-    """Settings such as `brighter=+1.5`, by name; of several with one name the last counts.
+    """Settings such as `brighter=+1.5`, by name; the last one with a name counts.
 
     Raises:
         ValueError: one does not have that form.

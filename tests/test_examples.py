@@ -74,10 +74,16 @@ def test_new_source(run) -> None:
 
 def test_new_metric(run, latent_vae_folder: Path, loops_folder: Path) -> None:
     run("new_metric", latent_vae_folder, loops_folder, "--n", "4")
-    entry = json.loads(Path("metrics.json").read_text())["crest_factor"]
-    assert entry["unit"] == "dB"
-    assert entry["value"] > 0
-    assert entry["baselines"]["real"] > 3
+    entry = json.loads(Path("metrics.json").read_text())["crest_error"]
+    assert (entry["unit"], entry["better"]) == ("dB", "lower")
+    crest_factor_db = runpy.run_path(str(EXAMPLES / "new_metric.py"))["crest_factor_db"]
+    train, test = (
+        crest_factor_db(LoopDataset(loops_folder, split).audio()[:4]) for split in ("train", "test")
+    )
+    generated = crest_factor_db(Instrument.load(latent_vae_folder).generate(4, seed=0))
+    assert train > 3
+    assert entry["value"] == pytest.approx(abs(generated - train))
+    assert entry["baselines"]["real"] == pytest.approx(abs(test - train))
 
 
 def test_the_metric_of_the_example_is_right() -> None:

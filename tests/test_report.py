@@ -299,7 +299,7 @@ def test_what_is_too_large_is_linked(
     monkeypatch.setattr("techloop.reporting.page.LARGEST_BYTES", largest)
     text, page = build(top)
     assert len(text) < largest
-    # Pictures and all short loops are in; of the four pieces, the first still fits.
+    # Pictures and all short loops are in; the first of the four pieces still fits.
     assert len(page.all("img")) == sum(map(len, EVALUATED.values()))
     sounds = [str(b["data-sound"]) for b in page.all("button") if "data-sound" in b]
     assert len([name for name in sounds if name.startswith("evaluate_generation")]) == 16

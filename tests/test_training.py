@@ -27,8 +27,8 @@ from techloop.training.checkpoint import checkpoint_of
 from techloop.training.distributed import launch_fabric
 from techloop.training.latent_summary import latent_summary, read_dimensions
 from techloop.training.loop import fit
-from techloop.training.losses import gaussian_kl, rate, spectrogram_distance
-from techloop.training.optimizer import MAX_GRADIENT_NORM, learning_rate_share, warm_up
+from techloop.training.losses import gaussian_kl, penalty_share, rate, spectrogram_distance
+from techloop.training.optimizer import MAX_GRADIENT_NORM, learning_rate_share
 from techloop.training.sampler import shuffled_rows
 from techloop.training.task import Task
 from tests.helpers.params import (
@@ -154,7 +154,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_loops_and_checkpoint(
     assert f"at step {step} ({4 * step} loops seen)" in message
     assert ", ".join(IDS[row] for row in shuffled_rows(step, 20, 4, seed=0)) in message
     (last,) = tmp_path.glob("*/last.pt")
-    assert str(last) in message
+    assert f"resumes from the last checkpoint, {last}" in message
+    assert "A lower learning rate starts the training anew" in message
     saved = torch.load(last, weights_only=True)
     assert all(weight.isfinite().all() for weight in saved["model"].values())
 
@@ -259,8 +260,8 @@ def test_schedules() -> None:
     assert rates[0] < 0.1
     assert rates[-1] < 1e-5
     assert max(rates) > 0.99
-    assert [warm_up(s, 100) for s in (0, 50, 100, 200)] == [0, 0.5, 1, 1]
-    assert warm_up(0, 0) == 1
+    assert [penalty_share(s, 100) for s in (0, 50, 100, 200)] == [0, 0.5, 1, 1]
+    assert penalty_share(0, 0) == 1
 
 
 def test_another_speed_is_another_pitch_and_nothing_else() -> None:

@@ -14,7 +14,9 @@ FOLDERS = ("techloop", "stages", "tests", "benchmarks", "notebooks", "examples",
 BANNED_NAMES = {"told", "said", "heard", "found", "known", "made", "kept"}
 # A sentence that has to be read twice: it begins with what it is about, and says so last.
 SENTENCE = re.compile(r"(?:^|[.:;!?]\s+|\n\s*\n\s*)Of\s+[a-z`{'\"]")
+CLAUSE = re.compile(r";\s+of\s[^.;:()]*?,\s")
 BARE_NO = re.compile(r"\b(?:is|are) no (?!longer\b|less\b|more\b|matter\b)[a-z]")
+PATTERNS = (SENTENCE, CLAUSE, BARE_NO)
 
 
 def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -62,7 +64,7 @@ def complaints(file: Path) -> list[str]:
     if file.suffix != ".py":
         return [
             f"{file.name}: {' '.join(m.group().split())!r}"
-            for pattern in (SENTENCE, BARE_NO)
+            for pattern in PATTERNS
             for m in pattern.finditer(source)
         ]
     tree = ast.parse(source)
@@ -74,7 +76,7 @@ def complaints(file: Path) -> list[str]:
     sentences = [
         f"{file.name}:{line}: {' '.join(text[max(m.start() - 8, 0) : m.end() + 24].split())!r}"
         for line, text in texts(source, tree)
-        for pattern in (SENTENCE, BARE_NO)
+        for pattern in PATTERNS
         for m in pattern.finditer(text)
     ]
     return found_names + sentences
@@ -106,6 +108,8 @@ def test_words_are_plain(file: Path) -> None:
         ('def f():\n    """Of several processes the first."""', 1),
         ("raise ValueError(f'{x}. Of these none fits.')", 1),
         ("# A step.\n# Of two runs the second resumes.\n", 1),
+        ("# Lines are logged at once; of a bar, two states.", 1),
+        ("# The mean of all loops; of few loops it is nan.", 0),
         ("print('this is no number')", 1),
         ("rows = 1  # of the table; the number of rows is no longer than that", 0),
         ('"""A share of the rows. Often more."""', 0),

@@ -155,9 +155,9 @@ def _one_row_per_item(rejected: pd.DataFrame, used: set[int]) -> pd.DataFrame:
     """
     bar = pd.to_numeric(rejected["bar"]).fillna(-2)
     # Why an item has no loop is not that a bit of it was left over: such rows go last.
-    rest = (rejected["reason"] == "incomplete") & ~rejected["item"].isin(used)
-    rejected = rejected.assign(order=bar, rest=rest, bar=rejected["bar"].astype(object))
-    rejected = rejected.sort_values(["item", "rest", "order"], kind="stable", ignore_index=True)
+    leftover = (rejected["reason"] == "incomplete") & ~rejected["item"].isin(used)
+    rejected = rejected.assign(order=bar, leftover=leftover, bar=rejected["bar"].astype(object))
+    rejected = rejected.sort_values(["item", "leftover", "order"], kind="stable", ignore_index=True)
     whole = ~rejected["item"].isin(used)
     rows = rejected.groupby("item")["item"].transform("size")
     one_of = [f" (one of {n} rows of this file)" * (n > 1) for n in rows[whole]]

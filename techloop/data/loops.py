@@ -1,6 +1,6 @@
 """A recording becomes loops on the beat grid.
 
-`prepare_item` is the way: read -> estimate_tempo -> cut -> clean -> stretch -> normalise.
+`prepare_item` runs the steps: read -> estimate_tempo -> cut -> clean -> stretch -> normalise.
 """
 
 import math
@@ -25,7 +25,7 @@ from techloop.grid import Grid
 from techloop.preparation import PreparationConfig, StretchMethod
 
 MIN_MARKED_LOOP_S = 0.5  # a shorter loop that a file marks is the sustain of a note
-MIN_REST_BEATS = 0.05  # a shorter rest at an end is rounding
+MIN_LEFTOVER_BEATS = 0.05  # a shorter leftover at an end is rounding
 
 
 class Span(NamedTuple):
@@ -84,20 +84,20 @@ class PreparedItem(NamedTuple):
 
 
 def prepare_item(source: Source, item: Item, grid: Grid, config: PreparationConfig) -> PreparedItem:
-    """The loops of one item, and what of it is left out and why.
+    """The loops of one item, and for each part that is left out, the reason.
 
     Never raises: if a step fails, the whole item is one reject, whose `bar` is empty.
     """
     try:
         recording = read(source, item)
         tempo = estimate_tempo(recording, item, grid, config)
-        spans, rests = cut(recording, tempo, grid)
+        spans, leftovers = cut(recording, tempo, grid)
         clean_spans, unclean = clean(spans, config)
         stretched = stretch(recording, tempo, clean_spans, grid, config.stretch)
         loops, silent = normalise(stretched, grid, config)
 
         rows = [_loop_row(source, item, recording, tempo, loop, grid) for loop in loops]
-        rejected = sorted([*rests, *unclean, *silent], key=lambda reject: reject.bar)
+        rejected = sorted([*leftovers, *unclean, *silent], key=lambda reject: reject.bar)
         rejects = [reject_row(item, bar, rejection) for bar, rejection in rejected]
         return PreparedItem([loop.audio for loop in loops], rows, rejects)
     except Rejected as error:
@@ -108,7 +108,7 @@ def prepare_item(source: Source, item: Item, grid: Grid, config: PreparationConf
 
 
 def read(source: Source, item: Item) -> Recording:
-    """The recording of an item; only the loop that its file marks, where it marks one.
+    """The recording of an item. If the file marks a loop (0.5 s or longer), only that part.
 
     Raises:
         Rejected: the source leaves the item out, or it is unreadable.
@@ -165,7 +165,7 @@ def estimate_tempo(
 
 
 def cut(recording: Recording, tempo: Tempo, grid: Grid) -> tuple[list[Span], list[RejectedBar]]:
-    """Every whole loop of a recording, from bar line to bar line, and the rests at both ends.
+    """Every whole loop of a recording, and the incomplete parts at both ends.
 
     Raises:
         Rejected: no whole loop fits.
@@ -181,7 +181,7 @@ def cut(recording: Recording, tempo: Tempo, grid: Grid) -> tuple[list[Span], lis
     ]
     before_beats = lines[0] / rate * tempo.bpm / 60
     after_beats = (len(x) - lines[end]) / rate * tempo.bpm / 60
-    rests = [
+    leftovers = [
         RejectedBar(
             bar,
             Rejection("incomplete", f"beats {where}", round(float(beats), 3), float(grid.beats)),
@@ -190,13 +190,13 @@ def cut(recording: Recording, tempo: Tempo, grid: Grid) -> tuple[list[Span], lis
             (-1, before_beats, "before the first bar"),
             (end, after_beats, "after the last whole loop"),
         )
-        if beats > MIN_REST_BEATS
+        if beats > MIN_LEFTOVER_BEATS
     ]
-    return spans, rests
+    return spans, leftovers
 
 
 def clean(spans: Sequence[Span], config: PreparationConfig) -> tuple[list[Span], list[RejectedBar]]:
-    """The loops that neither a converter's offset nor clipping has spoilt, and the others."""
+    """Spans with little DC offset and clipping, and rejections of the others."""
     clean_spans, rejected = [], []
     for span in spans:
         if abs(span.dc_offset) > config.max_dc_offset:
@@ -217,10 +217,11 @@ def clean(spans: Sequence[Span], config: PreparationConfig) -> tuple[list[Span],
 def stretch(
     recording: Recording, tempo: Tempo, spans: Iterable[Span], grid: Grid, method: StretchMethod
 ) -> Iterator[tuple[Span, Float[np.ndarray, " samples"]]]:
-    """The audio of each loop on the grid, one at a time, as those of two hours would fill memory.
+    """The audio of each loop on the grid.
 
-    Each is cut to the sample, its ends are joined, and it is stretched as a circle. A loop that is
-    on the grid already stays as it is.
+    One at a time: all loops of a two-hour recording would not fit into memory. Each is cut to the
+    sample, its ends are joined, and it is stretched as a circle. A loop that is on the grid already
+    stays as it is.
 
     Args:
         recording: what they lie in.
@@ -254,8 +255,8 @@ def normalise(
             rejected.append(RejectedBar(span.bar, rejection))
             continue
         gain_db = loudness_gain_db(float(np.abs(audio).max()), loudness, config.loudness_lufs)
-        louder = to_int16(audio * np.float32(10 ** (gain_db / 20)))
-        normalised.append(Loop(span, louder, loudness, gain_db))
+        scaled = to_int16(audio * np.float32(10 ** (gain_db / 20)))
+        normalised.append(Loop(span, scaled, loudness, gain_db))
     return normalised, rejected
 
 

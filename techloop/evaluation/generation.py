@@ -1,8 +1,9 @@
-"""Loops from nothing: are they like real ones, as varied, not copies, on the grid, without a seam?
+"""Evaluates generated loops: likeness to real loops, variety, copies, rhythm and seam.
 
-Every number stands beside that of real test loops (`real`), the best that can be expected, and that
-of loops whose points are independent draws from N(0, 1) (`standard_normal`), without the prior that
-was learned.
+Each metric of a sample stands beside that of real test loops (`real`), the best that can be
+expected, and that of loops whose points are independent draws from N(0, 1) (`standard_normal`),
+without the prior that was learned. `COPIED_SHARE` and the counts have no baselines: the share is
+defined by real loops.
 """
 
 import math
@@ -35,7 +36,8 @@ COMPARED_TRAINING_LOOPS = Metric("training_loops", "training loops compared with
 
 REAL_SHOWN = 4
 TEMPO_LOOPS = 40  # of each sample, whose tempo librosa estimates
-SEED_STRIDE = 1_000_003  # from one sample to the next: batches of one have seeds in between
+# Distance between the seeds of two samples. The batches of a sample use the seeds between.
+SEED_STRIDE = 1_000_003
 
 
 @torch.inference_mode()
@@ -53,7 +55,7 @@ def evaluate_generation(
     """Measure loops from the prior.
 
     Samples of equal size are compared: training loops (the reference), generated loops, loops of
-    independent points, and test loops.
+    independent points, and test loops. Copies are searched among up to 2,000 training loops.
 
     Args:
         instrument: both VAEs.
@@ -67,9 +69,14 @@ def evaluate_generation(
         embeddings: further ones for a Fréchet distance, such as a pretrained network's, by name.
 
     Returns:
-        Metrics: those of `GenerationMetrics` (means over seeds and, with two seeds or more, the
-        95 % interval of the mean), `TEMPO_SHARE` of the first 40 loops, both with the baselines
-        `standard_normal` and `real`; `COPIED_SHARE`.
+        Metrics, and their baselines:
+
+        * those of `GenerationMetrics`, means over seeds and, with two seeds or more, the 95 %
+          interval of the mean: `standard_normal`, `real`; for `ON_GRID_SHARE` also `chance`;
+        * `TEMPO_SHARE` of the first 40 loops: `standard_normal`, `real`;
+        * `COPIED_SHARE`: none;
+        * `LOOPS`, `COMPARED_TRAINING_LOOPS`: none.
+
         Arrays: `levels_db`, mel levels of the examples, of real loops and of their reconstructions;
         `nearest_generated`, `nearest_real`: distance ratios to the nearest training loop;
         `plane_training`, `plane_test`, `plane_generated`: first two principal components in dB.
@@ -158,5 +165,5 @@ def over_seeds(
 
 
 def _plane(points: np.ndarray) -> np.ndarray:
-    """The first two coordinates; two loops have but one component: the second is 0."""
+    """The first two coordinates. With two loops there is only one; the second is set to 0."""
     return np.pad(points[:, :2], ((0, 0), (0, max(0, 2 - points.shape[1]))))

@@ -74,12 +74,12 @@ class GenerationMetrics:
     Called with audio `(n, samples)` it measures
 
     * `FRECHET_LOG_MEL`: `frechet_distance` of log-mel statistics to those of training loops, in the
-      latter's first 16 principal components (of fewer than 64 loops: one for each four);
+      latter's first 16 principal components (for fewer than 64 loops: one per four loops);
     * `FRECHET_DESCRIPTORS`: that of the 12 loop descriptors without loudness, in deviations of
-      the training loops; of fewer than 13 loops nan;
+      the training loops; nan for fewer than 13 loops;
     * `FRECHET.of(name, name)` of each further embedding, in its first 16 principal components;
     * `DENSITY`, `COVERAGE`: `density_coverage` in the components of the log-mel statistics, 5
-      neighbours; of fewer than 6 loops nan;
+      neighbours; nan for fewer than 6 loops;
     * `DIVERSITY_RATIO`: `mean_pairwise_distance` there over that of training loops; nan where
       these are all the same;
     * `NEAREST_TRAINING_DB`, `NEAREST_TRAINING_RATIO`: medians of `nearest_distance` to up to 2000
@@ -135,7 +135,8 @@ class GenerationMetrics:
             if n > NEIGHBOURS
             else (math.nan, math.nan)
         )
-        # Without loudness, the first: preparation has set it to one value in real loops.
+        # Without loudness, which is the first: preparation gave real loops one loudness, as far as
+        # the peak (0.99) allows.
         descriptors = standardised(self.reference.descriptors[:, 1:], sample.descriptors[:, 1:])
         values = {
             FRECHET_LOG_MEL: frechet_distance(reference, points),

@@ -1,4 +1,4 @@
-"""One step of every stage at the sizes of params.yaml, and what all of it would cost: `make check`.
+"""A short run of every stage at the sizes of params.yaml, and what all would cost: `make check`.
 
 Every model of every cell is built and trained for three steps, and every stage runs by its own
 script on a few loops made on the spot, on the CPU and in a temporary folder. Stages that evaluate

@@ -1,6 +1,6 @@
-"""The flow `techloop`, a task per stage. The only import of prefect.
+"""The flow `techloop`, a task per stage. Only this module imports prefect.
 
-`python -m stages.flow` calls it here and now. A deployment names it
+`python -m stages.flow` runs it in this process. A deployment names it
 `techloop/pipeline/flow.py:run_pipeline`, and a worker runs it in its checkout of the repository.
 """
 
@@ -84,8 +84,8 @@ def run_pipeline(slots: int | None = None) -> "State[None]":
 def _repro(stage: str, slots: SlotPool, environment: dict[str, str]) -> tuple[int, Status | None]:
     """Run `dvc repro` of one stage; its exit code, and what the stage wrote.
 
-    Each line of output goes into the task's log at once; of a progress bar, which overwrites its
-    line, two states per minute.
+    Each line of output goes into the task's log at once. A progress bar, which overwrites its line,
+    is logged only twice per minute.
     """
     command = [*DVC, "repro", "--single-item", stage]
     # Stages are started as `python`, which must be this interpreter.

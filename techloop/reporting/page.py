@@ -28,17 +28,18 @@ def write_report(
 
     The page names stages and cells that have not run, and shows the rest. Outputs of other cells
     are not read. The same inputs give the same bytes. The page links to sounds and pictures that
-    would make it larger than 15 MB.
+    would make it larger than `LARGEST_BYTES`, 14.5 MB.
 
-    `metrics.json` holds, by stage, cell and metric, what the metrics of each cell say.
+    `metrics.json` maps stage -> cell -> metric to value, interval, label, unit, direction and
+    baselines, and has the counts of `prepare_loops`.
 
     Args:
         reports: holds `runs/` and a folder per stage of evaluation, with one per cell.
         data: holds `loops/`, `audio_vae/` and `latent_vae/`.
         out: folder of the page.
         cells: names of the cells of each VAE, in the order of the columns.
-        exhibits: what draws and lists the exhibits of a stage, in the order in which they are
-            embedded while there is room.
+        exhibits: a function per stage that draws and lists its exhibits. Among files of one kind,
+            those of earlier stages are embedded first.
 
     Raises:
         ValueError: a file is missing, damaged, or of an older version.

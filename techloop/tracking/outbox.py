@@ -1,8 +1,8 @@
 """The outbox: logs of runs that the tracking server does not have completely yet.
 
-A stage whose server is away writes its log to `mlruns/outbox/` and continues. The log is sent again
-every minute, at the stage's end, by the next stage that runs, and by
-`python -m techloop.tracking.outbox`.
+A stage whose server is away writes its log to `mlruns/outbox/` and continues. It tries again when
+it logs something, at least a minute after the last try, and at its end. So do the next stage that
+runs and `python -m techloop.tracking.outbox`.
 """
 
 import contextlib
@@ -130,7 +130,7 @@ class Sender:
             self.flush()
 
     def flush(self) -> bool:
-        """Send what the server does not have; whether it has everything now."""
+        """Send what is missing. Returns True if the server now has everything."""
         self._sent_at, self._metrics_tried = time.monotonic(), len(self.log.metrics)
         if self._sent_at < self._retry_at:
             self._save()
@@ -191,7 +191,8 @@ class Sender:
                 stacklevel=2,
             )
         now = time.monotonic()
-        # An attempt may last until a timeout: at most a 20th of all time goes into attempts.
+        # A try can take long (timeout). Wait 20 times as long before the next, so that tries take
+        # at most 5 % of the time.
         self._retry_at = now + max(RETRY_S, 20 * (now - self._sent_at))
         self._save()
 
@@ -211,7 +212,7 @@ class Sender:
         return ParentRun(store, self._root, self.log.stage, self.log.parent)
 
     def _send_artifact(self, store: Store, path: Path) -> None:
-        """Copy to the run, and of a stage that collects others also to the parent."""
+        """Copy the file to the run; if the stage collects others, also to the parent run."""
         if path.exists():  # the log may have waited for days
             store.log_artifact(self.log.run_id, path)
             if self.log.collects:
@@ -222,9 +223,9 @@ class Sender:
 
 
 def flush_outbox(root: Path) -> None:
-    """Send what waits in the outbox, of runs that ended or were killed.
+    """Send the queued logs of runs that are no longer running.
 
-    Stops at the first outage. Another process at the same work is not waited for.
+    Returns at once if another process is doing so. Stops at the first outage.
 
     Args:
         root: top of the repository.

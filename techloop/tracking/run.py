@@ -54,9 +54,9 @@ class Run:
         """Log metrics.
 
         A measurement logs its value, and the ends of its interval and its baselines under names of
-        their own (`Measurement.flat`). Values without a step stand for the stage in the parent run;
-        intervals and baselines do not. NaN stays NaN, an infinity becomes the largest number of its
-        sign.
+        their own (`Measurement.flat`). Values logged without `step` are copied to the parent
+        run; their intervals and baselines are not. NaN stays NaN, an infinity becomes the largest
+        number of its sign.
 
         Args:
             metrics: by name.
@@ -87,7 +87,7 @@ class Run:
         self.flush()
 
     def flush(self) -> None:
-        """Send what the server does not have."""
+        """Send what is missing."""
         self._sender.flush()
 
 
@@ -120,14 +120,14 @@ def track(
     library versions and device; at the end wall time and peak memory. After an error the run is
     FAILED, after an interruption KILLED, and `reports/runs/<stage>.json` is not written.
 
-    When several processes train together, rank 0 alone is a run.
+    When several processes train together, only rank 0 opens a run.
 
     Args:
         stage: name of the stage, with its cell: `train_audio_vae@kl`.
         params: what the stage was given; a section of params.yaml.
         inputs: folders or files that it reads.
-        collects: stages whose outputs it brings together. The parent run then keeps its artifacts
-            too, and notes run and metrics of those stages that DVC's cache gave.
+        collects: stages it summarises. The parent run also gets this stage's files, and the run and
+            metrics of those stages that came from DVC's cache.
 
     Raises:
         ValueError: the current folder is outside a repository, or an input is missing.

@@ -31,10 +31,10 @@ from techloop.training.losses import (
     gaussian_kl,
     mean_spectral_distance,
     mmd,
+    penalty_share,
     rate,
     spectrogram_distance,
 )
-from techloop.training.optimizer import warm_up
 from techloop.training.sampler import Sampler, shuffled_rows
 from techloop.training.task import ModelTask
 from techloop.training.train import train
@@ -48,7 +48,7 @@ BATCH = 16  # loops encoded together
 # Weights of the terms beside the log term (benchmarks/README.md).
 LINEAR_WEIGHT, FINE_WEIGHT = 2.5, 8.0
 
-# Cells with different regularisers are not comparable by these.
+# Do not compare these numbers between regularisers.
 LOSS = Metric("loss", "loss")
 PENALTY = Metric("penalty", "penalty")
 
@@ -155,7 +155,7 @@ class AudioVAETask(ModelTask[Tensor]):
         return audio_vae_loss(module, spectrum, self.cell, generator, seen)
 
     def validate(self) -> dict[str, float]:
-        """What the latents of held-out loops say, and how far their reconstructions are off."""
+        """Metrics of the latents and spectral distances of reconstructions, on validation loops."""
         summary = posterior_summary(self.model, self.held_out)
         metrics = summary.metrics(self.grid.frame_rate_hz)
         dimensions = zip(self.dimension_metrics, summary.kl_per_dimension, strict=True)
@@ -188,7 +188,7 @@ def audio_vae_loss(
         seen: loops seen so far.
     """
     outputs = vae(spectrum, generator)
-    # A scalar per process becomes one value per row, so that all rows of the batch can be gathered.
+    # Repeat each scalar for every row, because `all_gather` joins rows.
     rows = [x if x.ndim else x.expand(len(spectrum)) for x in (spectrum, *outputs)]
     spectrum, predicted, mu, sigma, *cross_entropy = map(all_gather, rows)
     log_term, linear_term, fine_term = spectrogram_distance(spectrum, predicted)
@@ -200,7 +200,7 @@ def audio_vae_loss(
         penalty = mmd(z, torch.randn(z.shape, generator=generator, device=z.device))
     else:
         penalty = cross_entropy[0].mean()
-    weight = cell.weight * warm_up(seen, cell.warmup_loops)
+    weight = cell.weight * penalty_share(seen, cell.warmup_loops)
     distance = log_term + LINEAR_WEIGHT * linear_term + FINE_WEIGHT * fine_term
     return {
         "loss": distance + weight * penalty,
@@ -230,5 +230,5 @@ def _spectra_for_pca(loops: LoopDataset) -> Float[Tensor, "n v frames"]:
 
 
 def _spread(size: int, most: int) -> np.ndarray:
-    """At most `most` of so many rows, evenly spread."""
+    """Up to `most` row numbers, evenly spaced from 0 to `size - 1`."""
     return np.unique(np.linspace(0, size - 1, min(size, most)).round().astype(int))

@@ -29,9 +29,9 @@ from techloop.training.losses import (
     gaussian_kl_between,
     gaussian_nll,
     mean_spectral_distance,
+    penalty_share,
     rate,
 )
-from techloop.training.optimizer import warm_up
 from techloop.training.sampler import Sampler, shuffled_rows
 from techloop.training.task import ModelTask
 from techloop.training.train import train
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 DECODED_LOOPS = 16  # held-out loops whose decoded sound is compared
 BATCH = 256  # loops encoded together for the prior
 
-# Cells with different objectives are not comparable by these.
+# Do not compare these numbers between objectives.
 LOSS = Metric("loss", "loss", "nats/frame")
 BOUND = Metric("bound_nats_per_frame", "bound", "nats/frame")
 DISTORTION = Metric("distortion_nats_per_frame", "distortion", "nats/frame")
@@ -182,9 +182,9 @@ class LatentVAETask(ModelTask[Posteriors]):
             self.model, self.cell.objective, target, sigma, mu_hat, sigma_hat
         )
         kl = gaussian_kl(mean, std)
-        spent = rate(kl, self.params.free_nats) * self.cell.length / self.grid.frames
+        kl_per_frame = rate(kl, self.params.free_nats) * self.cell.length / self.grid.frames
         return {
-            "loss": distortion + warm_up(seen, self.params.warmup_loops) * spent,
+            "loss": distortion + penalty_share(seen, self.params.warmup_loops) * kl_per_frame,
             DISTORTION.name: distortion,
             RATE.name: rate(kl) * self.cell.length,
         }

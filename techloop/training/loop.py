@@ -46,11 +46,11 @@ def fit(
     Args:
         task: what to train; every process has its own copy.
         fabric: launched, see `techloop.training.distributed`.
-        training: how long, and how often to log, validate and save.
+        training: how long, and how often to validate and save; how often to log follows from that.
         seed: of all randomness.
         log: is called in rank 0.
-        checkpoints: folder of `<hash of identity>/last.pt`, or of `finished.pt` after the last
-            step; with the latter the same call returns at once.
+        checkpoints: holds a folder per hash with `last.pt`, or `finished.pt` after the last step.
+            With `finished.pt`, `fit` trains nothing and returns the history.
         sampler: which loops a step sees.
 
     Returns:
@@ -140,7 +140,7 @@ def fit(
 
 
 class Cadence(NamedTuple):
-    """How many steps a training has, and after how many something happens."""
+    """Number of steps, and how often to log, validate and save (in steps)."""
 
     batch_size: int
     steps: int
@@ -163,14 +163,15 @@ class Cadence(NamedTuple):
             )
         validate_every = max(1, training.validate_every_loops // batch_size)
         log_every = max(1, validate_every // LOGS_PER_VALIDATION)
-        # A checkpoint falls on a log, so that resuming cuts no running mean in two.
+        # Checkpoints are saved right after a log, so that a resumed training never loses part of a
+        # mean.
         logs = max(1, training.checkpoint_every_loops // (log_every * batch_size))
         steps = math.ceil(training.loops / batch_size)
         return cls(batch_size, steps, log_every, validate_every, log_every * logs)
 
 
 class RunningMeans:
-    """Means of the steps' numbers, kept on the device until they are needed: no step waits."""
+    """Means of the steps' numbers. Summed on the device; copied to the CPU only for a log."""
 
     def __init__(self) -> None:
         self._totals: dict[str, Tensor] = {}
@@ -199,9 +200,12 @@ def _diverged(
     learning_rate: float,
     checkpoint: Checkpoint,
 ) -> FloatingPointError:
-    last = checkpoint.last if checkpoint.last.exists() else "none"
+    if checkpoint.last.exists():
+        again = f"resumes from the last checkpoint, {checkpoint.last}"
+    else:
+        again = "starts from the beginning, as no checkpoint has been saved yet"
     return FloatingPointError(
         f"{cause} at step {step} ({seen} loops seen), in a batch of the loops {', '.join(ids)}. "
         f"The learning rate {learning_rate:g} may be too high, or one of these loops is damaged. "
-        f"The last good checkpoint is {last}; the same command resumes from there."
+        f"A lower learning rate starts the training anew; the same command {again}."
     )

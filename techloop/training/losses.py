@@ -170,6 +170,16 @@ def rate(kl: Float[Tensor, "b c t"], free_nats: float = 0.0) -> Float[Tensor, ""
     return kl.mean((0, 2)).clamp_min(free_nats).sum()
 
 
+def penalty_share(seen: int, warmup_loops: int) -> float:
+    """Share of a penalty's weight, which grows linearly from 0 to 1 over the first loops seen.
+
+    Args:
+        seen: loops seen so far.
+        warmup_loops: after so many the share is 1; with 0 it always is.
+    """
+    return min(1.0, seen / warmup_loops) if warmup_loops else 1.0
+
+
 def mmd(z: Float[Tensor, "n c"], prior: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
     """Unbiased squared maximum mean discrepancy between two samples of equal size.
 

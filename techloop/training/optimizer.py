@@ -1,4 +1,4 @@
-"""The optimiser of every training, and its schedules in shares of 1."""
+"""The optimiser of every training, and the schedule of its learning rate."""
 
 import math
 
@@ -31,8 +31,3 @@ def learning_rate_share(progress: float) -> float:
     """
     rise = min(1.0, (progress + 1e-3) / WARMUP_SHARE)
     return rise * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def warm_up(seen: int, warmup_loops: int) -> float:
-    """Share of a loss term's weight, which grows linearly to 1 over the first loops seen."""
-    return min(1.0, seen / warmup_loops) if warmup_loops else 1.0

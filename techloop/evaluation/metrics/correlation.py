@@ -42,7 +42,7 @@ def loop_correlation(
     bootstrap: int,
     rng: np.random.Generator,
 ) -> Correlation:
-    """Pearson's correlation over all frames of all loops; of ranks, it is Spearman's.
+    """Pearson's correlation over all frames of all loops; that of ranks is Spearman's.
 
     Loops are drawn with replacement for the intervals (a cluster bootstrap; ranks stay those of
     the whole sample). The p-value is of Fisher's z over its bootstrap standard error, against
