@@ -25,7 +25,7 @@ class Metric:
         label: the same in words, without its unit.
         unit: as it is written behind a value, empty for a bare number.
         better: which way is better; empty where neither is, or where cells are not comparable.
-        baselines: what it is compared with, keys of `techloop.evaluation.baselines.BASELINES`.
+        baselines: what it may be compared with, keys of `techloop.evaluation.baselines.BASELINES`.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Metric:
         """A value of it, with the ends of its 95 % interval and the values of its baselines.
 
         Raises:
-            ValueError: the baselines are not those that it declares.
+            ValueError: it does not declare one of the baselines.
         """
-        if set(baselines) != set(self.baselines):
+        if undeclared := sorted(baselines.keys() - set(self.baselines)):
             raise ValueError(
-                f"metric {self.name} has the baselines {sorted(self.baselines)}, got those of "
-                f"{sorted(baselines)}"
+                f"metric {self.name} declares the baselines {sorted(self.baselines)}, got also "
+                f"{undeclared}"
             )
         return Measurement(
             self, float(value), interval, {k: float(v) for k, v in baselines.items()}

@@ -158,7 +158,10 @@ def test_the_tempo_of_a_beat_is_recognised_and_another_is_not():
     assert tempo_share(fifths.astype(np.float32)[None], GRID) == 0
 
 
-A, B = Metric("a", "first"), Metric("b", "second")
+A, B = (
+    Metric("a", "first", baselines=("real",)),
+    Metric("b", "second", baselines=("real", "chance")),
+)
 
 
 def test_an_interval_over_seeds_is_students():
@@ -183,10 +186,11 @@ def test_a_metric_has_the_baselines_that_hold_a_value_of_it():
         "real_b": 4,
         "chance_b": 5,
     }
+    with pytest.raises(ValueError, match=r"a declares the baselines.*got also \['white'\]"):
+        compared({A: 1.0}, {"white": {A: 1.0}})
+    unlabelled = Metric("c", "c", baselines=("unlabelled",))
     with pytest.raises(ValueError, match="BASELINES"):
-        compared({A: 1.0}, {"unheard_of": {A: 1.0}})
-    with pytest.raises(ValueError, match=r"baselines \['real'\] have no value"):
-        compared({replace(A, baselines=("real",)): 1.0})
+        compared({unlabelled: 1.0}, {"unlabelled": {unlabelled: 1.0}})
     with pytest.raises(ValueError, match="twice"):
         compared({A: 1.0, Metric("a", "of the same name"): 1.0})
 

@@ -50,11 +50,11 @@ def test_a_metric_of_a_descriptor_is_named_after_both() -> None:
     assert jump == Metric("largest_jump_centroid_hz", "largest jump, centroid", "Hz", "lower")
 
 
-def test_unknown_or_missing_baselines_are_refused() -> None:
+def test_unlabelled_or_undeclared_baselines_are_refused() -> None:
     odd = Metric("x", "x", baselines=("unlabelled",)).measured(1.0, unlabelled=2.0)
     with pytest.raises(ValueError, match=r"x: baselines \['unlabelled'\] are not in BASELINES"):
         Evaluation(by_name(odd))
-    with pytest.raises(ValueError, match="has the baselines"):
-        COVERAGE.measured(0.5)
+    with pytest.raises(ValueError, match=r"declares the baselines.*got also \['chance'\]"):
+        COVERAGE.measured(0.5, chance=0.1)
     with pytest.raises(ValueError, match="twice"):
         by_name(RATE.measured(1.0), RATE.measured(2.0))

@@ -1,7 +1,7 @@
 """What a metric can be compared with.
 
-The table is apart from `techloop.metric`, which trainings depend on: a new baseline or another label
-makes no training stale.
+The table is apart from `techloop.metric`, which trainings depend on: a new baseline or another
+label makes no training stale.
 """
 
 from techloop.metric import Measurements
@@ -20,6 +20,10 @@ BASELINES = {  # and what the report calls it
     "rotated": "a random rotation of the latents",
     "chance": "chance",
 }
+
+# Loops that generated ones are compared with, and paths that the line in the latent space is.
+OTHER_SAMPLES = ("standard_normal", "white", "real")
+OTHER_PATHS = ("spherical", "audio_vae", "crossfade", "shuffled")
 
 
 def check_baselines(measurements: Measurements) -> None:

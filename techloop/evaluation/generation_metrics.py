@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from techloop.audio.descriptors import LABELS, UNITS
 from techloop.data.datasets import LoopDataset
+from techloop.evaluation.baselines import OTHER_SAMPLES
 from techloop.evaluation.features import BATCH, features, level_patterns, mel_levels
 from techloop.evaluation.metrics.copies import (
     NEAREST_TRAINING_DB,
@@ -40,10 +41,12 @@ from techloop.metric import Metric
 
 FRECHET_LOG_MEL = FRECHET.of("log_mel", "log-mel statistics", "dB²")
 FRECHET_DESCRIPTORS = FRECHET.of("descriptors", "descriptors")
-SILENT_SHARE = Metric("silent_share", "share of silent loops", better="lower")
+SILENT_SHARE = Metric(
+    "silent_share", "share of silent loops", better="lower", baselines=OTHER_SAMPLES
+)
 # Means over a sample; best at the value of real loops.
 MEANS = tuple(
-    Metric(name, LABELS[name], UNITS[name])
+    Metric(name, LABELS[name], UNITS[name], baselines=OTHER_SAMPLES)
     for name in ("loudness_db", "onset_density", "pulse_clarity", "kick_on_beat")
 )
 

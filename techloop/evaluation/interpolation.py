@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from techloop.audio.descriptors import LABELS, UNITS
 from techloop.data.datasets import LoopDataset
+from techloop.evaluation.baselines import OTHER_PATHS
 from techloop.evaluation.comparison import Values, compared
 from techloop.evaluation.features import LoopFeatures, features
 from techloop.evaluation.metrics.copies import nearest_distance
@@ -29,7 +30,7 @@ from techloop.instrument import Instrument, interpolate, interpolate_spherically
 from techloop.metric import Measurement, Metric
 
 # The first is measured; the others are its baselines.
-INTERPOLATIONS = ("latent", "spherical", "audio_vae", "crossfade", "shuffled")
+INTERPOLATIONS = ("latent", *OTHER_PATHS)
 FOLLOWED = ("loudness_db", "centroid_hz")  # descriptors whose measures are metrics
 NEIGHBOURHOOD = 200  # real loops that midpoints are compared with
 RESAMPLINGS = 1000
@@ -38,7 +39,7 @@ PATHS = Metric("paths", "paths")
 POINTS = Metric("points", "loops per path")
 # Neither direction is better: real loops have a ratio between those of copies and of blurs.
 MIDPOINT_NEAREST_RATIO = Metric(
-    "midpoint_nearest_ratio", "midpoint: nearest real loop / average one"
+    "midpoint_nearest_ratio", "midpoint: nearest real loop / average one", baselines=OTHER_PATHS
 )
 END_NEAREST_RATIO = Metric("end_nearest_ratio", "ends: nearest real loop / average one")
 

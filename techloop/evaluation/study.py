@@ -15,8 +15,18 @@ from torch import Tensor
 from techloop.data.datasets import LatentDataset, LoopDataset
 from techloop.evaluation.comparison import compared
 from techloop.evaluation.generation_metrics import FRECHET_LOG_MEL, GenerationMetrics
-from techloop.evaluation.interpolation import END_NEAREST_RATIO, FOLLOWED, measure_paths
+from techloop.evaluation.interpolation import (
+    END_NEAREST_RATIO,
+    FOLLOWED,
+    MIDPOINT_NEAREST_RATIO,
+    measure_paths,
+)
 from techloop.evaluation.metrics.density import COVERAGE, DIVERSITY_RATIO
+from techloop.evaluation.metrics.paths import (
+    EXCESS_PATH_LENGTH,
+    PATH_LENGTH_RATIO,
+    PERCEPTUAL_PATH_RATIO,
+)
 from techloop.evaluation.metrics.rhythm import ON_GRID_SHARE
 from techloop.evaluation.samples import generated, sample_size, sample_standard_normal
 from techloop.instrument import Instrument
@@ -48,11 +58,11 @@ DECODED = 64  # loops whose sound is compared
 WARMUP_DIVISOR = 3  # the warm-up takes at most a third of a run's budget
 LATENT_VAE_METRICS = (RATE, CROSS_ENTROPY, EXPLAINED_VARIANCE, ACTIVE_UNITS)
 SMOOTHNESS_METRICS = (
-    "perceptual_path_ratio",
-    "midpoint_nearest_ratio",
+    PERCEPTUAL_PATH_RATIO.name,
+    MIDPOINT_NEAREST_RATIO.name,
     *(
-        f"{measure}_{descriptor}"
-        for measure in ("excess_path_length", "path_length_ratio")
+        f"{measure.name}_{descriptor}"
+        for measure in (EXCESS_PATH_LENGTH, PATH_LENGTH_RATIO)
         for descriptor in FOLLOWED
     ),
     END_NEAREST_RATIO.name,

@@ -6,11 +6,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from techloop.evaluation.baselines import OTHER_SAMPLES
 from techloop.metric import Metric
 
 # Best at the value of real test loops: neither copies, nor unlike anything.
-NEAREST_TRAINING_DB = Metric("nearest_training_db", "distance to the nearest training loop", "dB")
-NEAREST_TRAINING_RATIO = Metric("nearest_training_ratio", "nearest training loop / average one")
+NEAREST_TRAINING_DB = Metric(
+    "nearest_training_db", "distance to the nearest training loop", "dB", baselines=OTHER_SAMPLES
+)
+NEAREST_TRAINING_RATIO = Metric(
+    "nearest_training_ratio", "nearest training loop / average one", baselines=OTHER_SAMPLES
+)
 COPIED_SHARE = Metric("copied_share", "share of loops that look copied", better="lower")
 
 COPY_QUANTILE = 0.01

@@ -4,13 +4,16 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.distance import cdist
 
+from techloop.evaluation.baselines import OTHER_SAMPLES
 from techloop.metric import Metric
 
 # A collapse onto the densest place raises the density, so neither direction of it is better.
-DENSITY = Metric("density", "density")
-COVERAGE = Metric("coverage", "coverage", better="higher")
+DENSITY = Metric("density", "density", baselines=OTHER_SAMPLES)
+COVERAGE = Metric("coverage", "coverage", better="higher", baselines=OTHER_SAMPLES)
 # Best at 1, as varied as training loops.
-DIVERSITY_RATIO = Metric("diversity_ratio", "diversity / that of training loops")
+DIVERSITY_RATIO = Metric(
+    "diversity_ratio", "diversity / that of training loops", baselines=OTHER_SAMPLES
+)
 
 
 def density_coverage(

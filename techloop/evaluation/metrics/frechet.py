@@ -3,9 +3,10 @@
 import numpy as np
 from jaxtyping import Float
 
+from techloop.evaluation.baselines import OTHER_SAMPLES
 from techloop.metric import Metric
 
-FRECHET = Metric("frechet", "Fréchet distance", better="lower")
+FRECHET = Metric("frechet", "Fréchet distance", better="lower", baselines=OTHER_SAMPLES)
 
 
 def frechet_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:

@@ -7,23 +7,38 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from techloop.evaluation.baselines import OTHER_PATHS
 from techloop.metric import Metric
 
-PATH_LENGTH_RATIO = Metric("path_length_ratio", "path length / displacement", better="lower")
-MONOTONICITY = Metric("monotonicity", "monotonicity", better="higher")
-LARGEST_JUMP = Metric("largest_jump", "largest step / displacement", better="lower")
-JERK = Metric("jerk", "jerk", better="lower")
-EXCESS_PATH_LENGTH = Metric("excess_path_length", "excess path length", better="lower")
+PATH_LENGTH_RATIO = Metric(
+    "path_length_ratio", "path length / displacement", better="lower", baselines=OTHER_PATHS
+)
+MONOTONICITY = Metric("monotonicity", "monotonicity", better="higher", baselines=OTHER_PATHS)
+LARGEST_JUMP = Metric(
+    "largest_jump", "largest step / displacement", better="lower", baselines=OTHER_PATHS
+)
+JERK = Metric("jerk", "jerk", better="lower", baselines=OTHER_PATHS)
+EXCESS_PATH_LENGTH = Metric(
+    "excess_path_length", "excess path length", better="lower", baselines=OTHER_PATHS
+)
 PERCEPTUAL_PATH_LENGTH = Metric(
-    "perceptual_path_length_db", "perceptual path length", "dB", better="lower"
+    "perceptual_path_length_db",
+    "perceptual path length",
+    "dB",
+    better="lower",
+    baselines=OTHER_PATHS,
 )
 PERCEPTUAL_PATH_RATIO = Metric(
-    "perceptual_path_ratio", "perceptual path / distance of the ends", better="lower"
+    "perceptual_path_ratio",
+    "perceptual path / distance of the ends",
+    better="lower",
+    baselines=OTHER_PATHS,
 )
 PERCEPTUAL_LARGEST_JUMP = Metric(
     "perceptual_largest_jump",
     "largest perceptual step / distance of the ends",
     better="lower",
+    baselines=OTHER_PATHS,
 )
 WALK_LENGTH_RATIO = Metric(
     "walk_length_ratio", "length of a closed walk / twice its range", better="lower"

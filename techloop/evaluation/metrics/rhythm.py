@@ -5,12 +5,20 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float
 
+from techloop.evaluation.baselines import OTHER_SAMPLES
 from techloop.grid import Grid
 from techloop.metric import Metric
 
-ON_GRID_SHARE = Metric("on_grid_share", "share of onsets on the grid", better="higher")
+ON_GRID_SHARE = Metric(
+    "on_grid_share",
+    "share of onsets on the grid",
+    better="higher",
+    baselines=(*OTHER_SAMPLES, "chance"),
+)
 # Best at 1, a seam like any other beat.
-SEAM_RATIO = Metric("seam_ratio", "spectral flux at the seam / at other beats")
+SEAM_RATIO = Metric(
+    "seam_ratio", "spectral flux at the seam / at other beats", baselines=OTHER_SAMPLES
+)
 
 
 def on_grid_share(onsets: Bool[np.ndarray, "n frames"], grid: Grid) -> float:

@@ -9,11 +9,12 @@ from scipy import stats
 
 from techloop.audio.descriptors import onset_strength
 from techloop.data.tempo.librosa_tempo import librosa_tempo
+from techloop.evaluation.baselines import OTHER_SAMPLES
 from techloop.grid import Grid
 from techloop.metric import Metric
 
 # Half of all tempi would pass by chance: best at the value of real loops.
-TEMPO_SHARE = Metric("tempo_share", "share of loops at the grid's tempo")
+TEMPO_SHARE = Metric("tempo_share", "share of loops at the grid's tempo", baselines=OTHER_SAMPLES)
 
 
 def tempo_share(audio: Float[np.ndarray, "n samples"], grid: Grid) -> float:
