@@ -30,6 +30,10 @@ def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.attr
         elif isinstance(node, ast.ClassDef | ast.FunctionDef):
             yield node.lineno, node.name
+        elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+            yield node.lineno, node.name
+        elif isinstance(node, ast.MatchMapping) and node.rest:
+            yield node.lineno, node.rest
 
 
 def texts(source: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -105,6 +109,9 @@ def test_words_are_plain(file: Path) -> None:
         ("for found in []: pass", 1),
         ("self.made = 2", 1),
         ("with open('x') as heard: pass", 1),
+        ("try: pass\nexcept OSError as told: pass", 1),
+        ("match x:\n    case [found, *kept]: pass", 2),
+        ("match x:\n    case {'a': int() as known, **made}: pass", 2),
         ('def f():\n    """Of several processes the first."""', 1),
         ("raise ValueError(f'{x}. Of these none fits.')", 1),
         ("# A step.\n# Of two runs the second resumes.\n", 1),
