@@ -1,7 +1,7 @@
 """What a metric can be compared with.
 
-The table is apart from `techloop.metric`, which trainings depend on: a new baseline or another label
-makes no training stale.
+The table is apart from `techloop.metric`, which trainings depend on: a new baseline or another
+label makes no training stale.
 """
 
 from techloop.metric import Measurements

@@ -23,8 +23,8 @@ def compared(
         intervals: ends of the 95 % intervals of those metrics that have one.
 
     Raises:
-        ValueError: two metrics have one name, a baseline is not in `BASELINES`, or one that a metric
-            declares has no value of it.
+        ValueError: two metrics have one name, a baseline is not in `BASELINES`, or one that a
+            metric declares has no value of it.
     """
     measurements = []
     for metric, value in values.items():

@@ -45,9 +45,9 @@ def librosa_tempo() -> TempoEstimator:
             from librosa.feature import tempo  # takes seconds, and most recordings do not need it
         except ImportError as error:
             raise NotInstalledError(
-                f"the tempo is in doubt, and librosa, which helps to decide, cannot be imported "
-                f"({error}). `pip install 'techloop[data]'`, or put the tempo into the file's name, "
-                "as in `my loop 128bpm.wav`."
+                "the tempo is in doubt, and librosa, which helps to decide, cannot be imported "
+                f"({error}). `pip install 'techloop[data]'`, or put the tempo into the file's "
+                "name, as in `my loop 128bpm.wav`."
             ) from error
         tempo(onset_envelope=np.ones(400, np.float32), sr=40, hop_length=1)  # compiles
         estimator: TempoEstimator = tempo
