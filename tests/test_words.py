@@ -16,6 +16,7 @@ BANNED_NAMES = {"told", "said", "heard", "found", "known", "made", "kept"}
 SENTENCE = re.compile(r"(?:^|[.:;!?]\s+|\n\s*\n\s*)Of\s+[a-z`{'\"]")
 CLAUSE = re.compile(r";\s+of\s[^.;:()]*?,\s")
 BARE_NO = re.compile(r"\b(?:is|are) no (?!longer\b|less\b|more\b|matter\b)[a-z]")
+NAMED = (ast.ClassDef, ast.FunctionDef, ast.ExceptHandler, ast.MatchAs, ast.MatchStar)
 PATTERNS = (SENTENCE, CLAUSE, BARE_NO)
 
 
@@ -28,9 +29,7 @@ def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.arg
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             yield node.lineno, node.attr
-        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
-            yield node.lineno, node.name
-        elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+        elif isinstance(node, NAMED) and node.name:
             yield node.lineno, node.name
         elif isinstance(node, ast.MatchMapping) and node.rest:
             yield node.lineno, node.rest
