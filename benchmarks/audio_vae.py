@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from waveform_vae import WaveformVAE
 
+from techloop.allocator import keep_freed_memory
 from techloop.audio.spectral import log_mel
 from techloop.audio.vocoder import log_amplitudes
 from techloop.data.datasets import LoopDataset
@@ -301,6 +302,7 @@ def speed(conditions: Conditions) -> None:
 
 def main() -> None:
     """Run the contest: print a row per model, and draw their reconstructions of some loops."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

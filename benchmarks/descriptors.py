@@ -12,6 +12,7 @@ import librosa
 import numpy as np
 import torch
 
+from techloop.allocator import keep_freed_memory
 from techloop.audio.descriptors import WINDOW, frame_descriptors, loop_descriptors
 from techloop.data.datasets import LoopDataset
 from techloop.grid import Grid
@@ -47,6 +48,7 @@ def by_librosa(loop: np.ndarray, grid: Grid) -> None:
 
 def main() -> None:
     """Print the table."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("loops", nargs="?", help="folder of prepare_loops")
     folder = parser.parse_args().loops

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
+from techloop.allocator import keep_freed_memory
 from techloop.artifacts import read_json, write_json
 from techloop.data.datasets import LatentDataset, LoopDataset, latents_header
 from techloop.params import ExtractLatents
@@ -45,6 +46,7 @@ def write_large(folder: Path, to: Path) -> LatentDataset:
 
 def main() -> None:
     """Extract, read, and print the speeds."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from techloop.allocator import keep_freed_memory
 from techloop.artifacts import atomic_file, read_json
 from techloop.closure import code_fingerprint
 from techloop.params import AudioVAECell, load_params
@@ -31,6 +32,7 @@ COLUMNS = ("log_distance", "linear_distance", "kl_nats_per_frame", "active_units
 
 def main() -> None:
     """Train what is missing, then draw."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -42,8 +42,12 @@ def imported_modules(file: Path, top: Path = TOP) -> set[str]:
         ValueError: a relative import, or one by a computed name, in a file of ours: it cannot be
             followed.
     """
+    return _imports(file.read_text(encoding="utf-8"), file, top)
+
+
+def _imports(source: str, file: Path, top: Path) -> set[str]:
     modules: set[str] = set()
-    for node in _import_nodes(file.read_text(encoding="utf-8")):
+    for node in _import_nodes(source):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 modules |= _with_packages(alias.name, top)
@@ -92,17 +96,40 @@ def code_fingerprint(*modules: str, top: Path = TOP) -> str:
 
     Args:
         modules: by name; one from outside the repository (a user's own source of audio) is found
-            among the loaded modules.
+            among the loaded modules. One without source, such as `__main__` of a notebook or of
+            `python -c`, does not count.
         top: of the checkout.
     """
-    start = [module_file(m, top) or Path(inspect.getfile(sys.modules[m])) for m in modules]
+    total, start = hashlib.sha256(), list[Path | str]()
+    for module in modules:
+        if file := module_file(module, top) or _loaded_file(module):
+            start.append(file)
+        elif source := _loaded_source(module):
+            start += sorted(_imports(source, Path(module), top))
+            total.update(f"{module} {_code_hash(source)}\n".encode())
     files = closure(start, top)
-    total = hashlib.sha256()
     for file in files:
         name = file.relative_to(top).as_posix() if file.is_relative_to(top) else file.name
-        code = _code(file.read_text(encoding="utf-8"), messages=False)
-        total.update(f"{name} {hashlib.sha256(code.encode()).hexdigest()}\n".encode())
+        total.update(f"{name} {_code_hash(file.read_text(encoding='utf-8'))}\n".encode())
     return total.hexdigest()[:16]
+
+
+def _loaded_file(module: str) -> Path | None:
+    """The file of a loaded module; None if it has none."""
+    name = getattr(sys.modules[module], "__file__", None)
+    return Path(name) if name and Path(name).is_file() else None
+
+
+def _loaded_source(module: str) -> str:
+    """The source of a loaded module without a file (one of a zip archive has it), or nothing."""
+    try:
+        return inspect.getsource(sys.modules[module])
+    except (OSError, TypeError):
+        return ""
+
+
+def _code_hash(source: str) -> str:
+    return hashlib.sha256(_code(source, messages=False).encode()).hexdigest()
 
 
 def _source_of(module: str, name: str, top: Path) -> set[str]:
@@ -190,6 +217,11 @@ class _WithoutMessages(ast.NodeTransformer):
             node.keywords = [_Wordless().visit(keyword) for keyword in node.keywords]
             return node
         return self.generic_visit(node)
+
+
+def _wordless(node: ast.AST) -> ast.AST:
+    emptied: ast.AST = _Wordless().visit(node)
+    return emptied
 
 
 class _Wordless(ast.NodeTransformer):

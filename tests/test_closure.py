@@ -1,8 +1,12 @@
 """No value that an output depends on hides from DVC: `deps`, `params`, and fingerprints of code."""
 
 import ast
+import importlib
+import os
+import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -291,6 +295,59 @@ def test_a_source_of_the_users_own_counts_and_may_import_as_it_likes(
     monkeypatch.setitem(sys.modules, "own_source", module)
     assert closure([own], tree) == sorted([own, tree / "techloop" / "maths.py"])
     assert code_fingerprint("own_source", top=tree) != code_fingerprint("techloop.maths", top=tree)
+
+
+FROM_MAIN = """
+from dataclasses import dataclass
+from pathlib import Path
+
+from techloop.training.checkpoint import checkpoint_folder
+from tests.helpers.sources import GivenSource, bars, prepare
+
+
+class Own(GivenSource):
+    pass
+
+
+class OwnTask:
+    pass
+
+
+assert Own.__module__ == "__main__"
+print(sum(prepare(Own(bars(12)), Path("loops"))["splits"].values()))
+print(checkpoint_folder({"a": 1}, OwnTask.__module__, "cpu", Path("checkpoints")).parent)
+"""
+
+
+def test_a_source_and_a_task_of_a_module_without_a_file_work(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", FROM_MAIN],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(TOP)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["12", "checkpoints"]
+
+
+def test_a_module_of_a_zip_archive_counts_and_one_without_source_does_not(
+    tree: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path_factory.mktemp("elsewhere") / "own.zip"
+    with zipfile.ZipFile(archive, "w") as content:
+        content.writestr("zipped_source.py", "def read():\n    from techloop.maths import add\n")
+    monkeypatch.syspath_prepend(str(archive))
+    monkeypatch.setitem(sys.modules, "zipped_source", importlib.import_module("zipped_source"))
+    monkeypatch.setitem(sys.modules, "typed_source", types.ModuleType("typed_source"))
+    alone = code_fingerprint("techloop.maths", top=tree)
+    assert code_fingerprint("techloop.maths", "typed_source", top=tree) == alone
+    assert code_fingerprint("techloop.maths", "zipped_source", top=tree) != alone
+    zipped = code_fingerprint("zipped_source", top=tree)
+    other = tree.with_name(f"{tree.name}-edited")
+    tree.rename(other)  # another path, as fingerprints are remembered
+    edit(other, "techloop/maths.py", "x + 1", "x + 2")
+    assert code_fingerprint("zipped_source", top=other) != zipped, "what it imports counts"
 
 
 @pytest.mark.parametrize(

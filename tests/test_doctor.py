@@ -122,6 +122,32 @@ def test_a_check_that_fails_itself_hides_no_other(
     assert one(root, "python").level == "ok"
 
 
+def test_it_starts_without_libraries_and_names_the_remedy(root: Path) -> None:
+    absent = ("pydantic", "ruamel", "filelock", "upath", "psutil", "torch", "numpy", "packaging")
+    code = (
+        "import sys\n"
+        f"sys.modules |= dict.fromkeys({absent})\n"
+        "from pathlib import Path\n"
+        "from techloop.pipeline.doctor import run_checks\n"
+        "for finding in run_checks(Path.cwd()): print(*finding, sep=' | ')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = ended.stdout.splitlines()
+    for about in ("python", "disk", "mlflow", "dvc"):
+        assert any(line.startswith(f"{about} | ok | ") for line in lines)
+    [space] = [line for line in lines if line.startswith("space | problem | ")]
+    assert "the check itself failed: ModuleNotFoundError: import of psutil halted" in space
+    assert space.endswith(doctor.INSTALL)
+
+
 def test_a_file_of_dvc_that_is_damaged(root: Path) -> None:
     (root / ".dvc" / "config").write_text("[core\n")
     finding = one(root, "dvc")
@@ -293,6 +319,24 @@ def test_a_damaged_model_comes_back_from_the_cache(world: Path) -> None:
     assert "truncated" in finding.message
     run(world, finding)
     assert one(world, "data/latent_vae/kl-posterior-4").level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ("audio_vae/kl/config.json", "data/audio_vae/kl"),
+        ("latent_vae/kl-posterior-4/audio_vae/config.json", "data/latent_vae/kl-posterior-4"),
+    ],
+)
+def test_a_model_of_an_older_format_is_trained_anew(world: Path, config: str, name: str) -> None:
+    file = world / "data" / config
+    write_json(file, read_json(file) | {"format": 1, "model": "VAE1"})
+    assert one(world, name) == Finding(
+        name,
+        "problem",
+        "a model of format 1, which this version does not read",
+        "`dvc repro` trains it anew",
+    )
 
 
 @pytest.mark.parametrize(

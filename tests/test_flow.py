@@ -265,19 +265,26 @@ def test_outside_a_repository_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("status", "again"),
+    ("status", "exit_code", "again"),
     [
-        (Status(Outcome.TRANSIENT, os.EX_TEMPFAIL), True),
-        (Status(Outcome.TRANSIENT, 128 + signal.SIGTERM), True),
-        (Status(Outcome.RUNNING), True),  # killed: it could not write more
-        (None, True),  # DVC did not start it
-        (Status(Outcome.ERROR, 1), False),
-        (Status(Outcome.INTERRUPTED, 130), False),
-        (Status(Outcome.OK), False),  # DVC refuses its outputs
+        (Status(Outcome.TRANSIENT, os.EX_TEMPFAIL), 255, True),
+        (Status(Outcome.TRANSIENT, 128 + signal.SIGTERM), 255, True),
+        (Status(Outcome.RUNNING), 255, True),  # killed: it could not write more
+        (None, 255, True),  # DVC did not start it
+        (None, -signal.SIGKILL, True),
+        (Status(Outcome.ERROR, 1), 255, False),
+        (Status(Outcome.ERROR, 1), -signal.SIGKILL, False),
+        (Status(Outcome.INTERRUPTED, 130), 255, False),
+        (Status(Outcome.OK), 255, False),  # DVC refuses its outputs
+        (Status(Outcome.OK), -signal.SIGKILL, True),  # DVC was killed while it saved the outputs
+        (Status(Outcome.OK), -signal.SIGTERM, True),
+        (Status(Outcome.OK), -signal.SIGINT, False),
     ],
 )
-def test_only_a_transient_end_is_retried(status: Status | None, again: bool) -> None:
-    assert is_transient(status) == again
+def test_only_a_transient_end_is_retried(
+    status: Status | None, exit_code: int, again: bool
+) -> None:
+    assert is_transient(status, exit_code) == again
 
 
 def test_a_flow_that_is_stopped_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch) -> None:

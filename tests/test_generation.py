@@ -1,5 +1,6 @@
 """Generation: closed forms, definitions spelled out as oracles, degradations that must show."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np

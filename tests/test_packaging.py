@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -166,6 +167,21 @@ def test_base_dependencies_play_a_model_folder(
     ]
     for wav in wavs:
         assert json.loads(wav.with_suffix(".json").read_text())["techloop"] == __version__
+
+
+def test_a_recording_whose_tempo_is_in_doubt_asks_for_the_extra(
+    latent_vae_folder: Path, tmp_path: Path, absent: str
+) -> None:
+    samples = int(7.3 * GRID.sample_rate_hz)  # no whole number of bars at a likely tempo
+    noise = np.random.default_rng(0).normal(0, 0.1, samples).astype(np.float32)
+    soundfile.write(tmp_path / "noise.wav", noise, GRID.sample_rate_hz)
+    options = ["--out", str(tmp_path / "out"), "--model", str(latent_vae_folder)]
+    command = ["reconstruct", str(tmp_path / "noise.wav"), *options]
+    run = with_base_only(PLAY, absent, latent_vae_folder, json.dumps([command]))
+    assert not (tmp_path / "out").exists()
+    assert "Traceback" not in run.stderr
+    [paragraph] = [line for line in run.stderr.splitlines() if line.startswith("techloop: ")]
+    assert "pip install 'techloop[data]'" in paragraph
 
 
 def test_base_and_extras_are_apart() -> None:

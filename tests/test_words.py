@@ -16,6 +16,7 @@ BANNED_NAMES = {"told", "said", "heard", "found", "known", "made", "kept"}
 SENTENCE = re.compile(r"(?:^|[.:;!?]\s+|\n\s*\n\s*)Of\s+[a-z`{'\"]")
 CLAUSE = re.compile(r";\s+of\s[^.;:()]*?,\s")
 BARE_NO = re.compile(r"\b(?:is|are) no (?!longer\b|less\b|more\b|matter\b)[a-z]")
+NAMED = (ast.ClassDef, ast.FunctionDef, ast.ExceptHandler, ast.MatchAs, ast.MatchStar)
 PATTERNS = (SENTENCE, CLAUSE, BARE_NO)
 
 
@@ -28,8 +29,10 @@ def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.arg
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             yield node.lineno, node.attr
-        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+        elif isinstance(node, NAMED) and node.name:
             yield node.lineno, node.name
+        elif isinstance(node, ast.MatchMapping) and node.rest:
+            yield node.lineno, node.rest
 
 
 def texts(source: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -105,6 +108,9 @@ def test_words_are_plain(file: Path) -> None:
         ("for found in []: pass", 1),
         ("self.made = 2", 1),
         ("with open('x') as heard: pass", 1),
+        ("try: pass\nexcept OSError as told: pass", 1),
+        ("match x:\n    case [found, *kept]: pass", 2),
+        ("match x:\n    case {'a': int() as known, **made}: pass", 2),
         ('def f():\n    """Of several processes the first."""', 1),
         ("raise ValueError(f'{x}. Of these none fits.')", 1),
         ("# A step.\n# Of two runs the second resumes.\n", 1),

@@ -20,6 +20,7 @@ from techloop.data.rows import LoopRow, RejectRow, hash_of, one_line, reject_row
 from techloop.data.source import Item, Source
 from techloop.data.tempo.beats import Tempo
 from techloop.data.tempo.estimate import find_tempo
+from techloop.data.tempo.librosa_tempo import NotInstalledError
 from techloop.data.tempo.stated import stated_tempi
 from techloop.grid import Grid
 from techloop.preparation import PreparationConfig, StretchMethod
@@ -86,7 +87,10 @@ class PreparedItem(NamedTuple):
 def prepare_item(source: Source, item: Item, grid: Grid, config: PreparationConfig) -> PreparedItem:
     """The loops of one item, and for each part that is left out, the reason.
 
-    Never raises: if a step fails, the whole item is one reject, whose `bar` is empty.
+    If a step fails, the whole item is one reject, whose `bar` is empty.
+
+    Raises:
+        NotInstalledError: a beat tracker is missing; every item in doubt would fail alike.
     """
     try:
         recording = read(source, item)
@@ -102,6 +106,8 @@ def prepare_item(source: Source, item: Item, grid: Grid, config: PreparationConf
         return PreparedItem([loop.audio for loop in loops], rows, rejects)
     except Rejected as error:
         rejection = error.rejection
+    except NotInstalledError:
+        raise
     except Exception as error:  # one recording in ten thousand must not cost the others
         rejection = Rejection("failed", f"{type(error).__name__}: {error}")
     return PreparedItem([], [], [reject_row(item, "", rejection)])

@@ -1,6 +1,8 @@
 """What may be wrong with a machine or a checkout, and the remedy: `techloop doctor`."""
 
+# Other packages are imported inside the checks: what they report may be that one is missing.
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -11,14 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import psutil
-
-from techloop.artifacts import read_json
-from techloop.tracking.address import shown_address, tracking_address
-from techloop.tracking.outbox import OUTBOX
+from techloop.tracking.address import OUTBOX, shown_address, tracking_address
 
 PYTHON = ((3, 11), (3, 14))
 DISK_GB = 2.0  # what `make demo` writes, rounded up
@@ -29,6 +27,7 @@ VARIABLES = {"DEVICES", "IMAGE", "IMAGES", "PRECISION", "QUICK", "STATUS", "STRA
 # As `uv pip compile` writes them; a pin whose condition this machine does not meet does not count.
 PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)(?: ; ([^\\]+))?", re.MULTILINE)
 TOP = "run this at the top of a checkout"
+INSTALL = "`touch requirements.lock && make .venv/installed`, then `source .venv/bin/activate`"
 SQLITE_HEADER = b"SQLite format 3\0"
 
 
@@ -69,11 +68,13 @@ def run_checks(root: Path) -> list[Finding]:
     findings = []
     for check in checks:
         try:
-            findings += list(check(root))
+            for finding in check(root):
+                findings.append(finding)  # those before an error count
         except Exception as error:  # one broken part must not hide the others
             about = check.__name__.strip("_")
             message = f"the check itself failed: {type(error).__name__}: {error}"
-            findings.append(Finding(about, "problem", message))
+            remedy = INSTALL if isinstance(error, ImportError) else ""
+            findings.append(Finding(about, "problem", message, remedy))
     return findings
 
 
@@ -108,10 +109,7 @@ def _packages(root: Path) -> Iterator[Finding]:
     if other:
         message = f"{len(other)} of {len(pins)} differ from what is tested: {', '.join(other[:5])}"
         message += ", ..." if len(other) > 5 else ""
-        remedy = (
-            "`touch requirements.lock && make .venv/installed`, then `source .venv/bin/activate`"
-        )
-        yield Finding("packages", "problem", message, remedy)
+        yield Finding("packages", "problem", message, INSTALL)
     else:
         yield Finding("packages", "ok", f"{len(pins)}, all as tested")
 
@@ -168,6 +166,9 @@ def _space(root: Path) -> Iterator[Finding]:
         yield Finding("disk", "problem", message, remedy)
     else:
         yield Finding("disk", "ok", message)
+
+    import psutil
+
     free_gb = psutil.virtual_memory().available / 1e9
     message = f"{free_gb:.1f} GB available; the demo takes {MEMORY_GB:g}"
     if free_gb < MEMORY_GB:
@@ -228,10 +229,10 @@ def _outbox(root: Path) -> Iterator[Finding]:
     files = sorted((root / OUTBOX).glob("*.json"), key=lambda file: file.stat().st_mtime)
     for file in files.copy():
         try:
-            read_json(file)
+            _json(file)
         except ValueError as error:
             files.remove(file)
-            message = str(error).partition(" Delete")[0]
+            message = f"{file} is damaged ({error})"
             yield Finding("outbox", "problem", message, f"`rm {file}`")
     if files:
         message = f"runs queued for the tracking server: {len(files)}, since {_when(files[0])}"
@@ -278,6 +279,10 @@ def _data(root: Path) -> Iterator[Finding]:
                 message = summary(path)
                 stale = kind == "latents" and _of_other_loops(path, data / "loops")
             except (ValueError, LookupError) as error:
+                if other := _other_format(path):
+                    message = f"a model of format {other}, which this version does not read"
+                    yield Finding(name, "problem", message, "`dvc repro` trains it anew")
+                    continue
                 remedy = f"`dvc checkout --force {name}`; `dvc repro` makes what its cache lacks"
                 yield Finding(name, "problem", f"damaged: {error}", remedy)
                 continue
@@ -320,11 +325,25 @@ def _latent_vae(path: Path) -> str:
 OUTPUTS = {"loops": _loops, "audio_vae": _audio_vae, "latents": _latents, "latent_vae": _latent_vae}
 
 
+def _other_format(folder: Path) -> str:
+    """The format of a model in a folder if this version reads another one; else nothing."""
+    from techloop.models.base import FORMAT
+
+    for file in sorted(folder.rglob("config.json")):
+        try:
+            number = _json(file)["format"]
+        except (ValueError, LookupError, TypeError):
+            continue  # damaged
+        if number != FORMAT:
+            return str(number)
+    return ""
+
+
 def _of_other_loops(latents: Path, loops: Path) -> bool:
     if not (loops / "card.json").is_file():
         return False  # latents need none
-    made_of = read_json(latents / "card.json")["loops_fingerprint"]
-    return bool(made_of != read_json(loops / "card.json")["fingerprint"])
+    made_of = _json(latents / "card.json")["loops_fingerprint"]
+    return bool(made_of != _json(loops / "card.json")["fingerprint"])
 
 
 def _checkpoints(root: Path) -> Iterator[Finding]:
@@ -339,6 +358,10 @@ def _checkpoints(root: Path) -> Iterator[Finding]:
         yield Finding("checkpoints", "note", message, remedy)
     else:
         yield Finding("checkpoints", "ok", message)
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _files(folder: Path) -> Iterator[Path]:

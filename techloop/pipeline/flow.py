@@ -47,7 +47,7 @@ def reproduce(stage: str, gpu: bool, slots: SlotPool) -> "State[None]":
     with slots.slot(gpu) as environment:
         exit_code, status = _repro(stage, slots, environment)
     if exit_code:
-        again = is_transient(status) and not slots.is_stopped
+        again = is_transient(status, exit_code) and not slots.is_stopped
         return Failed(
             name=TRANSIENT if again else "Failed",
             message=f"`dvc repro --single-item {stage}` ended with {exit_code}",

@@ -105,10 +105,17 @@ def read_status(file: Path) -> Status | None:
     return Status(Outcome(content["outcome"]), content["exit_code"])
 
 
-def is_transient(status: Status | None) -> bool:
+def is_transient(status: Status | None, exit_code: int) -> bool:
     """Whether a stage whose `dvc repro` failed may succeed on another try.
 
-    It may if it says so, if it was killed (out of memory beside another stage, or pre-empted), and
-    if DVC did not start it, as while another DVC holds a lock.
+    It may if it says so, if it was killed (out of memory beside another stage, or pre-empted), if
+    DVC did not start it, as while another DVC holds a lock, and if DVC itself was killed after it
+    finished.
+
+    Args:
+        status: what the stage wrote; None if it never started.
+        exit_code: of DVC's process; negative where a signal ended it.
     """
-    return status is None or status.outcome in (Outcome.RUNNING, Outcome.TRANSIENT)
+    if status is None or status.outcome in (Outcome.RUNNING, Outcome.TRANSIENT):
+        return True
+    return status.outcome is Outcome.OK and exit_code < 0 and exit_code != -signal.SIGINT

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
+OUTBOX = Path("mlruns/outbox")  # of runs that wait for the server, at the repository's top
 
 
 def repository_root() -> Path:

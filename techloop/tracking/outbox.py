@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from techloop.artifacts import read_json, write_json
-from techloop.tracking.address import repository_root, shown_address, tracking_address
+from techloop.tracking.address import OUTBOX, repository_root, shown_address, tracking_address
 from techloop.tracking.pipeline import ParentRun, ParentState
 from techloop.tracking.provenance import process_start
 from techloop.tracking.store import (
@@ -33,7 +33,6 @@ from techloop.tracking.store import (
     valid_key,
 )
 
-OUTBOX = Path("mlruns/outbox")  # at the repository's top
 SEND_EVERY_S = 3.0
 RETRY_S = 60.0
 MAX_REASON_CHARS = 400  # of the warning

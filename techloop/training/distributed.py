@@ -154,7 +154,7 @@ def _started() -> tuple[int, int] | None:
 
 def _end_with_parent() -> None:
     """Rank 0 ends the processes that it started; have them also end when rank 0 is killed."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_rank_zero():
         os.environ[PARENT] = str(os.getpid())
         return
     parent = int(os.environ.get(PARENT, os.getppid()))

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from techloop.data.tempo.envelope import ENVELOPE_HZ, Envelope
-from techloop.data.tempo.librosa_tempo import librosa_tempo
+from techloop.data.tempo.librosa_tempo import NotInstalledError, librosa_tempo
 from techloop.preparation import TrackerName
 
 # How many times likelier a tempo becomes when a tracker finds it.
@@ -45,7 +45,7 @@ def _beat_this(
         2024.
 
     Raises:
-        ValueError: it is not installed.
+        NotInstalledError: it is not installed.
     """
     beats_s, downbeats_s = (
         np.asarray(times_s, float) for times_s in beat_this_model()(x, sample_rate_hz)
@@ -60,12 +60,12 @@ def beat_this_model() -> Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarra
     """beat_this with its weights: `(samples, rate)` to the times of beats and downbeats.
 
     Raises:
-        ValueError: it is not installed.
+        NotInstalledError: it is not installed.
     """
     try:
         from beat_this.inference import Audio2Beats
     except ImportError as error:
-        raise ValueError(
+        raise NotInstalledError(
             "tracker is `beat_this`, which is not installed here. `pip install beat-this` in the "
             "environment (it fetches its weights on first use), or set `tracker: librosa`."
         ) from error
