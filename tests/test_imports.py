@@ -16,7 +16,7 @@ LAYERS = (
     {
         "techloop.grid",
         "techloop.params",
-        "techloop.preparation",
+        "techloop.preparation_config",
         "techloop.artifacts",
         "techloop.allocator",
         "techloop.closure",
@@ -176,6 +176,13 @@ def test_no_private_name_crosses_modules() -> None:
         if alias.name.startswith("_") and not alias.name.endswith("__")
     ]
     assert crossing == []
+
+
+@pytest.mark.parametrize(("files", "limit"), [("techloop/**/*.py", 400), ("stages/[!_]*.py", 60)])
+def test_files_are_short(files: str, limit: int) -> None:
+    lines = {file: len(file.read_text("utf-8").splitlines()) for file in TOP.glob(files)}
+    assert lines
+    assert {str(file): n for file, n in lines.items() if n > limit} == {}
 
 
 HEAVY = {"torch", "numpy", "pandas", "scipy", "librosa", "matplotlib", "mlflow", "prefect"}
