@@ -198,7 +198,7 @@ HEAVY = {"torch", "numpy", "pandas", "scipy", "librosa", "matplotlib", "mlflow",
         ("stages.flow", {*HEAVY, "dvc"}),
         ("stages.check", HEAVY),
         ("techloop.reporting.plots", {"altair", "vl_convert"}),
-        ("techloop.reporting.page", {"torch", "librosa", "matplotlib", "altair", "vl_convert"}),
+        ("techloop.reporting.page", HEAVY - {"numpy", "pandas"} | {"altair", "vl_convert"}),
         ("techloop.reporting.exhibits.by_stage", {"torch", "librosa", "sklearn", "altair"}),
     ],
 )

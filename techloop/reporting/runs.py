@@ -1,25 +1,11 @@
 """The MLflow runs behind what the page shows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
 
 from techloop.artifacts import read_json
 from techloop.reporting.cells import STAGES, CellNames
-
-
-class RunRecord(TypedDict):
-    """What `reports/runs/<stage>.json` says of a run, as far as the page shows it."""
-
-    stage: str
-    run_id: str
-    commit: str
-    dirty: bool
-    device: str
-    wall_s: float
-    peak_memory_mb: float
-    params: Mapping[str, object]
-    inputs: Mapping[str, str]
+from techloop.tracking.record import RunRecord
 
 
 def stages_before(names: CellNames) -> list[str]:
