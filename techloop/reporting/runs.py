@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from techloop.artifacts import read_json
 from techloop.reporting.cells import STAGES, CellNames
-from techloop.tracking.record import RunRecord
+
+if TYPE_CHECKING:
+    from techloop.tracking.record import RunRecord
 
 
 def stages_before(names: CellNames) -> list[str]:
@@ -15,7 +18,7 @@ def stages_before(names: CellNames) -> list[str]:
     ]
 
 
-def read_runs(folder: Path, stages: Sequence[str]) -> list[RunRecord]:
+def read_runs(folder: Path, stages: Sequence[str]) -> "list[RunRecord]":
     """The runs that produced the outputs of these stages, in their order."""
     paths = [folder / f"{stage}.json" for stage in stages]
     return [read_json(path) for path in paths if path.is_file()]
