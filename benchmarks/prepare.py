@@ -41,7 +41,7 @@ from techloop.data.sources.synth.factors import draw_factors
 from techloop.data.sources.synth.source import render
 from techloop.grid import Grid
 from techloop.params import load_params
-from techloop.preparation import PreparationConfig
+from techloop.preparation_config import PreparationConfig
 
 ROOT = Path(__file__).parent.parent
 TARGET = 250  # seconds of 44.1 kHz stereo per second on one core

@@ -27,7 +27,7 @@ from techloop.data.tempo.candidates import TRACK_S
 from techloop.data.tempo.estimate import find_tempo
 from techloop.data.tempo.stated import stated_tempi
 from techloop.grid import Grid
-from techloop.preparation import PreparationConfig, StretchMethod
+from techloop.preparation_config import PreparationConfig, StretchMethod
 
 NEAR_S = 0.03  # a larger error of a bar line is audible
 BARS, EXCERPT_S = (1, 2, 4, 8, 16), (5.3, 11.7, 26.3, 43.9)

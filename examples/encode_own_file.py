@@ -14,7 +14,7 @@ from techloop.audio.wav import INT16_SCALE
 from techloop.data.loops import prepare_item
 from techloop.data.source import Item
 from techloop.data.sources.folder import FolderSource
-from techloop.preparation import PreparationConfig
+from techloop.preparation_config import PreparationConfig
 
 
 def main(model: Path, file: Path, out: Path = Path("latents.npz")) -> None:

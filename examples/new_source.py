@@ -10,7 +10,7 @@ from techloop.audio.recording import Recording
 from techloop.data.build import prepare_loops
 from techloop.data.source import Item
 from techloop.grid import Grid
-from techloop.preparation import PreparationConfig
+from techloop.preparation_config import PreparationConfig
 
 
 class TableSource:

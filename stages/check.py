@@ -30,7 +30,7 @@ def main(memory_gb: str = "24") -> None:
 def run_script(stage: str, cell: tuple[str, ...], sampler: "Sampler") -> None:
     """Run a stage by its script; one that trains takes its batches from the sampler."""
     script = importlib.import_module(f"stages.{stage}")
-    if stage.startswith("train_"):
+    if hasattr(script, "train"):
         script.train(*cell, sampler)
     else:
         script.main(*cell)

@@ -170,7 +170,7 @@ def prepare(
         from techloop.data.build import prepare_loops
         from techloop.data.sources.folder import FolderSource
         from techloop.grid import Grid
-        from techloop.preparation import PreparationConfig
+        from techloop.preparation_config import PreparationConfig
 
         grid = Grid(bpm=bpm, bars=bars, sample_rate_hz=sample_rate_hz)
         config = PreparationConfig(stretch=stretch.value)
@@ -345,7 +345,7 @@ def _loops_of(file: Path, instrument: "Instrument") -> "tuple[np.ndarray, list[i
     from techloop.data.loops import prepare_item
     from techloop.data.source import Item
     from techloop.data.sources.folder import FolderSource
-    from techloop.preparation import PreparationConfig
+    from techloop.preparation_config import PreparationConfig
 
     grid = instrument.grid
     config = PreparationConfig(**instrument.preparation)

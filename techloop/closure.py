@@ -206,12 +206,12 @@ class _WithoutMessages(ast.NodeTransformer):
     """Empties the strings that only a person reads."""
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        return _Wordless().generic_visit(node)
+        return _wordless(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         name = ast.unparse(node.func).rpartition(".")[2]
         if name == "warn":
-            return _Wordless().generic_visit(node)
+            return _wordless(node)
         if name == "Metric":  # its name is a key of files; the rest is label, unit, direction
             node.args[1:] = [_Wordless().visit(argument) for argument in node.args[1:]]
             node.keywords = [_Wordless().visit(keyword) for keyword in node.keywords]

@@ -13,6 +13,7 @@ from techloop.models.base import model_fingerprint, pick_device
 from techloop.models.latent_vae import LatentVAE
 
 BATCH = 32
+WALK_HARMONICS = 2
 
 
 class Instrument:
@@ -213,10 +214,10 @@ def interpolate_spherically(
     return points
 
 
-def closed_walk(n: int, shape: tuple[int, int], seed: int, harmonics: int = 2) -> Tensor:
+def closed_walk(n: int, shape: tuple[int, int], seed: int) -> Tensor:
     """`n` points `(n, *shape)` on a closed random curve, each distributed as N(0, 1).
 
-    The curve is a random Fourier series of few harmonics. Over seeds, each point is normally
+    The curve is a random Fourier series of `WALK_HARMONICS`. Over seeds, each point is normally
     distributed, so the prior maps it to points on which the decoder was trained.
 
     Raises:
@@ -225,8 +226,8 @@ def closed_walk(n: int, shape: tuple[int, int], seed: int, harmonics: int = 2) -
     if n < 2:
         raise ValueError(f"a walk needs 2 bars or more, got {n}")
     generator = torch.Generator().manual_seed(seed)
-    waves = torch.randn(2, harmonics, *shape, generator=generator) / harmonics**0.5
-    angle = 2 * torch.pi * torch.arange(n)[:, None] / n * torch.arange(1, harmonics + 1)
+    waves = torch.randn(2, WALK_HARMONICS, *shape, generator=generator) / WALK_HARMONICS**0.5
+    angle = 2 * torch.pi * torch.arange(n)[:, None] / n * torch.arange(1, WALK_HARMONICS + 1)
     return torch.einsum("nh,hdl->ndl", angle.cos(), waves[0]) + torch.einsum(
         "nh,hdl->ndl", angle.sin(), waves[1]
     )

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from techloop.grid import Grid
-from techloop.preparation import PreparationConfig
+from techloop.preparation_config import PreparationConfig
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]

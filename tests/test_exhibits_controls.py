@@ -7,9 +7,8 @@ import pytest
 
 from techloop.evaluation.result import Evaluation
 from techloop.reporting.exhibits.controls import exhibits
-from tests.helpers.axes import panels, tick_labels
 from tests.helpers.datasets import GRID, contents
-from tests.helpers.figures import capture_figures
+from tests.helpers.figures import capture_figures, new_folder, panels, tick_labels
 
 LABELS = {"loudness_db": "loudness", "centroid_hz": "centroid", "flatness": "flatness"}
 
@@ -26,7 +25,7 @@ def test_one_figure_of_the_gains_with_the_own_descriptor_framed(
     gains = np.array([[0.1, 1.5, -0.2], [0.9, 0.3, np.nan]])
     write_cell(tmp_path / "cell", {"brighter": "centroid_hz", "louder": "loudness_db"}, gains)
     before = contents(tmp_path / "cell")
-    (shown,) = exhibits(tmp_path / "cell", tmp_path / "pictures" / "cell")
+    (shown,) = exhibits(tmp_path / "cell", new_folder(tmp_path / "pictures" / "cell"))
     assert contents(tmp_path / "cell") == before
     assert (shown.kind, shown.file) == ("figure", tmp_path / "pictures" / "cell" / "controls.png")
     assert shown.file.is_file()
@@ -41,4 +40,4 @@ def test_one_figure_of_the_gains_with_the_own_descriptor_framed(
 
 def test_no_control_no_figure(tmp_path: Path) -> None:
     write_cell(tmp_path / "cell", {}, np.zeros((0, 3)))
-    assert exhibits(tmp_path / "cell", tmp_path / "pictures") == []
+    assert exhibits(tmp_path / "cell", new_folder(tmp_path / "pictures")) == []

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from techloop.reporting.exhibits.descriptors import exhibits, readable_order
-from tests.helpers.axes import panels, tick_labels
 from tests.helpers.datasets import GRID, contents
-from tests.helpers.figures import capture_figures
+from tests.helpers.figures import capture_figures, new_folder, panels, tick_labels
 from tests.test_descriptor_evaluation import evaluate_few_loops
 
 
@@ -19,7 +18,7 @@ def test_readable_order_puts_followers_of_one_descriptor_together():
 def test_two_figures_and_two_tables(tmp_path, n):
     evaluate_few_loops(tmp_path, n).write(tmp_path / "cell", GRID)
     before = contents(tmp_path / "cell")
-    shown = exhibits(tmp_path / "cell", tmp_path / "pictures")
+    shown = exhibits(tmp_path / "cell", new_folder(tmp_path / "pictures"))
     assert contents(tmp_path / "cell") == before
     assert [exhibit.kind for exhibit in shown] == ["figure", "figure", "table", "table"]
     assert all(exhibit.file.is_file() for exhibit in shown)
@@ -35,7 +34,7 @@ def test_pictures_show_the_numbers(tmp_path, monkeypatch):
     figures = capture_figures(monkeypatch)
     evaluation = evaluate_few_loops(tmp_path, 6)
     evaluation.write(tmp_path / "cell", GRID)
-    exhibits(tmp_path / "cell", tmp_path / "pictures")
+    exhibits(tmp_path / "cell", new_folder(tmp_path / "pictures"))
     spearman, significant = evaluation.arrays["spearman"], evaluation.arrays["significant"]
     order = readable_order(spearman)
 

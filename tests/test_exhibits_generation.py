@@ -8,7 +8,7 @@ import pytest
 from techloop.evaluation.result import Evaluation, Sound
 from techloop.reporting.exhibits.generation import exhibits
 from tests.helpers.datasets import GRID, contents
-from tests.helpers.figures import capture_figures, legend_texts, panel_titles
+from tests.helpers.figures import capture_figures, legend_texts, new_folder, panel_titles
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_exhibits_are_complete_and_the_same_again(folder: Path, tmp_path: Path) -> None:
-    shown = exhibits(folder, tmp_path / "a")
+    shown = exhibits(folder, new_folder(tmp_path / "a"))
     assert [(e.kind, e.file.name, e.loop) for e in shown] == [
         ("figure", "spectrograms.png", False),
         ("figure", "nearest.png", False),
@@ -49,7 +49,7 @@ def test_the_exhibits_are_complete_and_the_same_again(folder: Path, tmp_path: Pa
     ]
     assert all(exhibit.file.is_file() for exhibit in shown)
     assert shown[3].title == "Generated 1"
-    exhibits(folder, tmp_path / "b")
+    exhibits(folder, new_folder(tmp_path / "b"))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert len(contents(tmp_path / "a")) == 3
 
@@ -92,4 +92,4 @@ def test_the_pictures_are_of_the_arrays(
 
 def test_a_damaged_folder_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="missing or damaged"):
-        exhibits(tmp_path, tmp_path / "pictures")
+        exhibits(tmp_path, new_folder(tmp_path / "pictures"))

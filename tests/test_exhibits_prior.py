@@ -8,7 +8,7 @@ import pytest
 from techloop.evaluation.result import Evaluation, Sound
 from techloop.reporting.exhibits.prior import exhibits
 from tests.helpers.datasets import GRID, contents
-from tests.helpers.figures import capture_figures, panel_titles
+from tests.helpers.figures import capture_figures, new_folder, panel_titles
 
 LEVELS = np.random.default_rng(0).uniform(-80, -10, (4, 64, 60)).astype(np.float32)
 FACTS = {
@@ -28,7 +28,7 @@ def test_smooth_and_white_frames_are_shown_and_played(
     folder = tmp_path / "cell"
     Evaluation({}, {"levels_db": LEVELS}, FACTS, sounds=sounds).write(folder, GRID)
     figures = capture_figures(monkeypatch)
-    shown = exhibits(folder, tmp_path / "a")
+    shown = exhibits(folder, new_folder(tmp_path / "a"))
     assert [(e.kind, e.file.name, e.title, e.loop) for e in shown] == [
         ("figure", "spectrograms.png", "The audio VAE alone", False),
         *(("audio", f"{k}-{i}.wav", f"{k.capitalize()} {i}", True) for k, i in NAMES),
@@ -40,5 +40,5 @@ def test_smooth_and_white_frames_are_shown_and_played(
     assert panel_titles(spectrograms) == [f"{kind} frames {number}" for kind, number in NAMES]
     panels = np.stack([ax.images[0].get_array() for ax in spectrograms.axes[:4]])
     np.testing.assert_array_equal(panels, LEVELS)
-    exhibits(folder, tmp_path / "b")
+    exhibits(folder, new_folder(tmp_path / "b"))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")

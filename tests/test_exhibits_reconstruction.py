@@ -8,9 +8,8 @@ from techloop.data.datasets import LoopDataset
 from techloop.evaluation.reconstruction import evaluate_reconstruction
 from techloop.models.audio_vae import AudioVAE
 from techloop.reporting.exhibits.reconstruction import exhibits
-from tests.helpers.axes import panels
 from tests.helpers.datasets import GRID, contents, kicks, write_loops
-from tests.helpers.figures import capture_figures
+from tests.helpers.figures import capture_figures, new_folder, panels
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def evaluation(tmp_path_factory):
 def test_figures_then_both_sounds_of_each_example(tmp_path, evaluation):
     evaluation.write(tmp_path / "cell", GRID)
     before = contents(tmp_path / "cell")
-    shown = exhibits(tmp_path / "cell", tmp_path / "pictures" / "cell")
+    shown = exhibits(tmp_path / "cell", new_folder(tmp_path / "pictures" / "cell"))
     assert contents(tmp_path / "cell") == before
     assert [exhibit.kind for exhibit in shown] == ["figure"] * 2 + ["audio"] * 6
     assert all(exhibit.file.is_file() for exhibit in shown)
@@ -46,7 +45,7 @@ def test_figures_then_both_sounds_of_each_example(tmp_path, evaluation):
 def test_pictures_show_the_arrays(tmp_path, evaluation, monkeypatch):
     figures = capture_figures(monkeypatch)
     evaluation.write(tmp_path / "cell", GRID)
-    exhibits(tmp_path / "cell", tmp_path / "pictures")
+    exhibits(tmp_path / "cell", new_folder(tmp_path / "pictures"))
     arrays = evaluation.arrays
 
     shown = panels(figures["spectrograms.png"])

@@ -9,7 +9,7 @@ from techloop.evaluation.interpolation import INTERPOLATIONS
 from techloop.evaluation.result import Evaluation, Sound
 from techloop.reporting.exhibits.smoothness import LABELS, exhibits
 from tests.helpers.datasets import GRID, contents
-from tests.helpers.figures import capture_figures, legend_texts, panel_titles
+from tests.helpers.figures import capture_figures, legend_texts, new_folder, panel_titles
 
 RNG = np.random.default_rng(0)
 PATHS, POINTS = 5, 7
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_exhibits_are_complete_and_the_same_again(folder: Path, tmp_path: Path) -> None:
-    shown = exhibits(folder, tmp_path / "a")
+    shown = exhibits(folder, new_folder(tmp_path / "a"))
     assert [(e.kind, e.file.name, e.loop) for e in shown] == [
         ("figure", "paths.png", False),
         ("figure", "morph.png", False),
@@ -53,7 +53,7 @@ def test_the_exhibits_are_complete_and_the_same_again(folder: Path, tmp_path: Pa
     assert "the first of 5 random pairs" in captions["paths.png"]
     assert "7 loops, decoded as one piece" in captions["morph.wav"]
     assert "14 loops of 3 smooth" in captions["walks.png"]
-    exhibits(folder, tmp_path / "b")
+    exhibits(folder, new_folder(tmp_path / "b"))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert len(contents(tmp_path / "a")) == 3
 

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -335,13 +336,21 @@ def test_slots_and_cards(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     monkeypatch.setenv("TECHLOOP_DEVICES", together)
     pool = SlotPool(slots)
+    one_more = threading.Event()
+
+    def take_one_more() -> None:
+        with pool.slot(True):
+            one_more.set()
+
+    waiting = threading.Thread(target=take_one_more, daemon=True)
     with ExitStack() as held:
         environments = [held.enter_context(pool.slot(True)) for _ in given]
         gpus = [environment.get("CUDA_VISIBLE_DEVICES") for environment in environments]
         assert sorted(gpus, key=str) == given
-        assert pool.free == 0, "one more would have to wait"
+        waiting.start()
+        assert not one_more.wait(0.1), "one more has to wait"
         assert held.enter_context(pool.slot(False)) == {}
-    assert pool.free == len(given)
+    assert one_more.wait(10), "a slot is free again"
 
 
 @pytest.fixture

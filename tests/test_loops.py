@@ -13,7 +13,7 @@ from techloop.data.source import Item
 from techloop.data.tempo.beats import Beats, Tempo
 from techloop.evaluation.metrics.rhythm import seam_ratio
 from techloop.grid import Grid
-from techloop.preparation import PreparationConfig
+from techloop.preparation_config import PreparationConfig
 from tests.helpers.sources import CONFIG, GRID, GivenSource, bar, prepare_one, recording
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import jupytext
 import nbformat
 
-from stages.vae_mnist import as_page
+from stages.vae_mnist import FOLDER, TITLE
+from techloop.reporting.notebook_page import as_page
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "vae_mnist.ipynb"
 
@@ -33,7 +34,8 @@ def test_the_notebook_holds_no_outputs():
 
 
 def test_the_page_fetches_nothing_and_draws_its_formulas():
-    page = as_page(nbformat.read(NOTEBOOK, as_version=4))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    page = as_page(notebook, TITLE, FOLDER / "page.html.j2")
     assert page.count("<math") == page.count("</math>") > 10
     assert "$" not in re.sub(r"<style.*?</style>|<pre.*?</pre>", "", page, flags=re.DOTALL)
     assert not re.search(r"""<script|<link|@import|url\(["']?http|src=["']?http""", page)

@@ -5,7 +5,7 @@ from ruamel.yaml import YAML
 
 from techloop.grid import Grid
 from techloop.params import Params, load_params
-from techloop.preparation import PreparationConfig
+from techloop.preparation_config import PreparationConfig
 from tests.helpers.params import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 
 from techloop.reporting import plots
 from techloop.reporting.sweep_plot import sweeps
+from tests.helpers.figures import capture_figures
 
 RNG = np.random.default_rng(0)
 LEVELS = RNG.uniform(-80, -10, (3, 64, 240))
@@ -69,18 +70,11 @@ DRAWINGS: dict[str, Draw] = {
 @pytest.fixture
 def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Figure]:
     """Draws by name, and hands out the figure."""
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def savefig(figure: Figure, *arguments: object, **options: object) -> None:
-        figures.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
+    figures = capture_figures(monkeypatch)
 
     def drawn(name: str) -> Figure:
         DRAWINGS[name](tmp_path / "drawn.png")
-        return figures[-1]
+        return figures["drawn.png"]
 
     return drawn
 

@@ -321,7 +321,7 @@ def test_parts_depend_on_the_code_that_makes_them_and_on_no_more():
     assert files >= {
         *("data/parts.py", "data/loops.py", "data/rows.py", "data/deduplicate.py", "grid.py"),
         *(f"data/tempo/{name}.py" for name in ("stated", "envelope", "estimate", "drift", "meter")),
-        *("data/tempo/trackers.py", "preparation.py", "audio/level.py", "audio/seam.py"),
+        *("data/tempo/trackers.py", "preparation_config.py", "audio/level.py", "audio/seam.py"),
     }
     assert not files & {f"data/{name}.py" for name in ("build", "workers", "assemble", "splits")}
 

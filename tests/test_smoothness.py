@@ -271,7 +271,7 @@ def test_loops_of_several_bars_stay_whole(tmp_path):
     for name, count in (("morph", 4), ("crossfade", 4), ("walk", 8)):
         sound = read_audio(tmp_path / "a" / f"{name}.wav").samples
         assert sound.size == count * grid.samples, name
-    captions = [exhibit.caption for exhibit in exhibits(tmp_path / "a", tmp_path / "pictures")]
+    captions = [exhibit.caption for exhibit in exhibits(tmp_path / "a", tmp_path)]
     assert any("4 loops" in caption for caption in captions)
     assert not any(" bar" in caption for caption in captions)
 

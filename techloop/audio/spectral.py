@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+CHROMA_RANGE_HZ = (60.0, 4000.0)
+
 
 def wrap(x: Float[Tensor, "... t"], before: int, after: int) -> Float[Tensor, "... u"]:
     """`x` continued around the circle past both ends; a negative count cuts samples off."""
@@ -73,7 +75,7 @@ def circular_istft(
 
 @lru_cache(maxsize=8)
 def mel_filterbank(
-    sample_rate_hz: int, window: int, mels: int, low_hz: float = 30.0, high_hz: float | None = None
+    sample_rate_hz: int, window: int, mels: int, low_hz: float = 30.0
 ) -> Float[Tensor, "mels bins"]:
     """Triangular filters on the HTK mel scale, normalised by their width (Slaney), by torchaudio.
 
@@ -81,29 +83,28 @@ def mel_filterbank(
         sample_rate_hz: of the loops.
         window: of the transform, in samples.
         mels: how many filters.
-        low_hz: lower edge of the first filter.
-        high_hz: upper edge of the last one; half the sample rate by default.
+        low_hz: lower edge of the first filter; the upper edge of the last is half the sample rate.
     """
     from torchaudio.functional import melscale_fbanks
 
-    high_hz = high_hz or sample_rate_hz / 2
     with torch.inference_mode(False):  # the cached tensor may be used in training later
         filters: Tensor = melscale_fbanks(
-            window // 2 + 1, low_hz, high_hz, mels, sample_rate_hz, norm="slaney"
+            window // 2 + 1, low_hz, sample_rate_hz / 2, mels, sample_rate_hz, norm="slaney"
         )
         return filters.T
 
 
 @lru_cache(maxsize=4)
-def chroma_filterbank(
-    sample_rate_hz: int, window: int, low_hz: float = 60.0, high_hz: float = 4000.0
-) -> Float[Tensor, "twelve bins"]:
+def chroma_filterbank(sample_rate_hz: int, window: int) -> Float[Tensor, "twelve bins"]:
     """Weights of the bins for each pitch class, starting at C; linear between two semitones.
+
+    Bins outside `CHROMA_RANGE_HZ` have none.
 
     References:
         Fujishima, Realtime chord recognition of musical sound, 1999 (pitch class profile).
     """
     with torch.inference_mode(False):  # the cached tensor may be used in training later
+        low_hz, high_hz = CHROMA_RANGE_HZ
         hz = torch.arange(window // 2 + 1) * (sample_rate_hz / window)
         semitone = 12 * (hz.clamp_min(1) / 440).log2() + 9
         away = (semitone - torch.arange(12)[:, None] + 6) % 12 - 6

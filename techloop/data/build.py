@@ -14,7 +14,7 @@ from techloop.data.card import Card
 from techloop.data.source import Source
 from techloop.data.workers import make_parts
 from techloop.grid import Grid
-from techloop.preparation import PreparationConfig
+from techloop.preparation_config import PreparationConfig
 
 FORMAT = 2
 

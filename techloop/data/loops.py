@@ -23,7 +23,7 @@ from techloop.data.tempo.estimate import find_tempo
 from techloop.data.tempo.librosa_tempo import NotInstalledError
 from techloop.data.tempo.stated import stated_tempi
 from techloop.grid import Grid
-from techloop.preparation import PreparationConfig, StretchMethod
+from techloop.preparation_config import PreparationConfig, StretchMethod
 
 MIN_MARKED_LOOP_S = 0.5  # a shorter loop that a file marks is the sustain of a note
 MIN_LEFTOVER_BEATS = 0.05  # a shorter leftover at an end is rounding

@@ -21,7 +21,7 @@ from techloop.data.loops import PreparedItem, prepare_item
 from techloop.data.rows import LoopRow, RejectRow, hash_of, reject_row
 from techloop.data.source import Item, Source
 from techloop.grid import Grid
-from techloop.preparation import PreparationConfig
+from techloop.preparation_config import PreparationConfig
 
 CHUNK_ITEMS, CHUNK_BYTES = 16, 4 * 2**20  # work of seconds, so that workers end at the same time
 

@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 MOST_BINS = 20
+MOST_TICKS = 7
 # Steps within a decade of logarithmic bins, finest first. The first row is the series R'10 of
 # preferred numbers (ISO 497).
 DECADES = (
@@ -184,20 +185,20 @@ def nice_step(span: float, most: int, least: float = 0.0) -> float:
     return float(f"{step:.12g}")
 
 
-def ticks(histogram: Histogram, most: int = 7) -> list[float]:
-    """Round numbers between the edges of a histogram, about `most`, for its axis."""
+def ticks(histogram: Histogram) -> list[float]:
+    """Round numbers between the edges of a histogram, about `MOST_TICKS`, for its axis."""
     edges = histogram.edges.tolist()
     if not edges:
         return []
     if not histogram.log:
-        step = nice_step(edges[-1] - edges[0], most, edges[1] - edges[0])
+        step = nice_step(edges[-1] - edges[0], MOST_TICKS, edges[1] - edges[0])
         first, last = math.ceil(edges[0] / step), math.floor(edges[-1] / step)
         return [k * step for k in range(first, last + 1)]
     for marks in ("125", "1"):
         round_edges = [edge for edge in edges if re.match(rf"[{marks}]\.?0*e", f"{edge:.6e}")]
-        if 2 <= len(round_edges) <= most:
+        if 2 <= len(round_edges) <= MOST_TICKS:
             return round_edges
-    return edges if len(edges) <= most else [edges[0], edges[-1]]
+    return edges if len(edges) <= MOST_TICKS else [edges[0], edges[-1]]
 
 
 def _histogram(

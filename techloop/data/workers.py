@@ -12,7 +12,7 @@ from techloop.audio.recording import Rejection
 from techloop.data.parts import Chunk, make_part, reject_part
 from techloop.data.source import Source
 from techloop.grid import Grid
-from techloop.preparation import PreparationConfig
+from techloop.preparation_config import PreparationConfig
 
 TASKS_AHEAD = 8  # tasks per worker that are handed out before the first is done
 DASK = {

@@ -40,7 +40,6 @@ DILATIONS = (1, 3, 9)
 # between partials can be deepened more than peaks can be raised, since the peaks carry the level.
 VALLEYS, PEAKS = 4.0, 2.0
 PCA_LONG, PCA_FINE = 0.5, 2.0  # weights of the long window and of its fine structure in the PCA
-AT_ONCE = 8  # loops to decode together: 32 overflow a CPU's caches and take twice as long each
 
 
 class AudioVAE(Model):

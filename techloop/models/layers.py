@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from techloop.audio.spectral import wrap
 
+RESIDUAL_KERNEL = 3
+
 
 class CircularConv(nn.Conv1d):
     """Convolution of odd kernel size around the circle; the number of steps stays."""
@@ -35,10 +37,10 @@ class RMSNorm(nn.Module):
 class ResidualBlock(nn.Module):
     """x + proj(silu(conv(norm(x)))): one dilated convolution, one matrix back to the channels."""
 
-    def __init__(self, channels: int, dilation: int = 1, kernel: int = 3) -> None:
+    def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
         self.norm = RMSNorm(channels)
-        self.conv = CircularConv(channels, channels, kernel, dilation)
+        self.conv = CircularConv(channels, channels, RESIDUAL_KERNEL, dilation)
         self.proj = nn.Conv1d(channels, channels, 1)
         nn.init.zeros_(self.proj.weight)  # starts as the identity
 

@@ -31,11 +31,6 @@ class SlotPool:
         self._running: set[subprocess.Popen[bytes]] = set()
         self.is_stopped = False
 
-    @property
-    def free(self) -> int:
-        """How many slots are free."""
-        return self._free.qsize()
-
     @contextmanager
     def slot(self, needed: bool) -> Iterator[dict[str, str]]:
         """Wait for a slot, if one is needed; what to add to the stage's environment."""

@@ -20,7 +20,6 @@ class StageCells(NamedTuple):
     folder: str | None
 
 
-LOOPS_SEEN = "loops_seen"  # the column of a history that counts
 STAGES = {  # the stages that have cells, in their order
     "train_audio_vae": StageCells("audio", "data/audio_vae"),
     "extract_latents": StageCells("audio", None),
@@ -121,17 +120,12 @@ def _read_cells(folder: Path, names: Sequence[str]) -> list[Cell]:
 
 
 def _read_history(folder: Path) -> History | None:
-    """The history of a training; None where the folder has none.
-
-    Columns of single dimensions are left out, and so is that of the loops seen, which the others
-    are drawn over.
-    """
+    """The history of a training; None where the folder has none."""
     if not (folder / "history.csv").is_file():
         return None
     columns = {
         name: Metric(name, entry["label"], entry["unit"], entry["better"])
         for name, entry in read_json(folder / "history.json").items()
-        if name != LOOPS_SEEN and "dimension" not in entry
     }
     return History(columns, read_rows(folder / "history.csv"))
 

@@ -22,6 +22,7 @@ from techloop.data.summary import (
 from techloop.reporting.numbers import format_number
 
 WIDTH = 80  # columns
+FAMILIES_SHOWN = 5
 BLOCKS = "▏▎▍▌▋▊▉█"  # one eighth of a column to a whole one
 ASCII = str.maketrans(dict(zip(BLOCKS, "...:::##", strict=True)) | {"–": "-", "…": "~"})
 
@@ -114,14 +115,14 @@ def _example(row: Mapping[str, str]) -> str:
     return f"    {first}\n    {_shorten(detail, room)}" if detail else f"    {first}"
 
 
-def _duplicates(largest_first: Sequence[Family], most: int = 5) -> str:
+def _duplicates(largest_first: Sequence[Family]) -> str:
     """The largest families of near-duplicates."""
     if not largest_first:
         return ""
-    rows = [[f.original, f"{f.rows:,}", f"{f.files:,}"] for f in largest_first[:most]]
-    if len(largest_first) > most:
-        others = sum(f.rows for f in largest_first[most:])
-        rows.append([f"{len(largest_first) - most:,} more", f"{others:,}", ""])
+    rows = [[f.original, f"{f.rows:,}", f"{f.files:,}"] for f in largest_first[:FAMILIES_SHOWN]]
+    if len(largest_first) > FAMILIES_SHOWN:
+        others = sum(f.rows for f in largest_first[FAMILIES_SHOWN:])
+        rows.append([f"{len(largest_first) - FAMILIES_SHOWN:,} more", f"{others:,}", ""])
     return _table(["Kept, with near-duplicates left out", "rows", "of files"], rows)
 
 

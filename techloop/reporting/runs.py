@@ -1,25 +1,14 @@
 """The MLflow runs behind what the page shows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING
 
 from techloop.artifacts import read_json
 from techloop.reporting.cells import STAGES, CellNames
 
-
-class RunRecord(TypedDict):
-    """What `reports/runs/<stage>.json` says of a run, as far as the page shows it."""
-
-    stage: str
-    run_id: str
-    commit: str
-    dirty: bool
-    device: str
-    wall_s: float
-    peak_memory_mb: float
-    params: Mapping[str, object]
-    inputs: Mapping[str, str]
+if TYPE_CHECKING:
+    from techloop.tracking.record import RunRecord
 
 
 def stages_before(names: CellNames) -> list[str]:
@@ -29,7 +18,7 @@ def stages_before(names: CellNames) -> list[str]:
     ]
 
 
-def read_runs(folder: Path, stages: Sequence[str]) -> list[RunRecord]:
+def read_runs(folder: Path, stages: Sequence[str]) -> "list[RunRecord]":
     """The runs that produced the outputs of these stages, in their order."""
     paths = [folder / f"{stage}.json" for stage in stages]
     return [read_json(path) for path in paths if path.is_file()]

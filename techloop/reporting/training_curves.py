@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from techloop.metric import Metric
-from techloop.reporting.cells import LOOPS_SEEN, Cell
+from techloop.reporting.cells import Cell
 from techloop.reporting.charts import ON_PAGE, Chart, ChartGroup, LegendEntry, Line, line_chart
 from techloop.reporting.numbers import format_number
 
@@ -43,7 +43,7 @@ def _points(cell: Cell, name: str, split: str) -> list[tuple[float, float]]:
     """Loops seen and the metric's value, where it is finite."""
     rows = cell.history.rows if cell.history else ()
     points = [
-        (float(row[LOOPS_SEEN]), float(row[name]))
+        (float(row["loops_seen"]), float(row[name]))
         for row in rows
         if row["split"] == split and row.get(name)
     ]

@@ -103,9 +103,6 @@ class NullRun(Run):
     def artifacts(self, path: str | Path) -> None:
         """Nothing."""
 
-    def flush(self) -> None:
-        """Nothing."""
-
 
 @contextmanager
 def track(

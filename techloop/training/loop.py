@@ -4,7 +4,7 @@ What a step computes is the task's business (`techloop.training.task`).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from techloop.params import Training
 from techloop.rank import is_rank_zero
-from techloop.training.checkpoint import Checkpoint, History, checkpoint_of
+from techloop.training.checkpoint import History, checkpoint_of
 from techloop.training.optimizer import MAX_GRADIENT_NORM, learning_rate_share, make_optimizer
 from techloop.training.sampler import Sampler, mix_seeds, shuffled_rows
 from techloop.training.task import Batch, Task
@@ -75,10 +75,17 @@ def fit(
             log({f"{split}_{name}": value for name, value in values.items()}, seen)
 
     def diverged(cause: str, step: int) -> FloatingPointError:
-        rows = sampler(step, loops, cadence.batch_size, seed)
-        ids = [task.loop_ids[row] for row in rows]
-        seen = step * cadence.batch_size
-        return _diverged(cause, step, seen, ids, training.learning_rate, checkpoint)
+        ids = (task.loop_ids[row] for row in sampler(step, loops, cadence.batch_size, seed))
+        if checkpoint.last.exists():
+            again = f"resumes from the last checkpoint, {checkpoint.last}"
+        else:
+            again = "starts from the beginning, as no checkpoint has been saved yet"
+        return FloatingPointError(
+            f"{cause} at step {step} ({step * cadence.batch_size} loops seen), in a batch of the "
+            f"loops {', '.join(ids)}. The learning rate {training.learning_rate:g} may be too "
+            "high, or one of these loops is damaged. A lower learning rate starts the training "
+            f"anew; the same command {again}."
+        )
 
     generator = torch.Generator(fabric.device)
     means = RunningMeans()
@@ -190,22 +197,3 @@ class RunningMeans:
         losses: list[float] = torch.stack(self._losses).tolist()
         self._totals, self._losses = {}, []
         return means, losses
-
-
-def _diverged(
-    cause: str,
-    step: int,
-    seen: int,
-    ids: Sequence[str],
-    learning_rate: float,
-    checkpoint: Checkpoint,
-) -> FloatingPointError:
-    if checkpoint.last.exists():
-        again = f"resumes from the last checkpoint, {checkpoint.last}"
-    else:
-        again = "starts from the beginning, as no checkpoint has been saved yet"
-    return FloatingPointError(
-        f"{cause} at step {step} ({seen} loops seen), in a batch of the loops {', '.join(ids)}. "
-        f"The learning rate {learning_rate:g} may be too high, or one of these loops is damaged. "
-        f"A lower learning rate starts the training anew; the same command {again}."
-    )

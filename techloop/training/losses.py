@@ -203,10 +203,10 @@ def mmd(z: Float[Tensor, "n c"], prior: Float[Tensor, "n c"]) -> Float[Tensor, "
     return within - 2 * kernel(z, prior).mean()
 
 
-def active_units(mu: Float[Tensor, "b c t"], threshold: float = ACTIVE_VARIANCE) -> int:
-    """Dimensions whose posterior mean varies over the data (variance above `threshold`).
+def active_units(mu: Float[Tensor, "b c t"]) -> int:
+    """Dimensions whose posterior mean varies over the data (variance above `ACTIVE_VARIANCE`).
 
     References:
         Burda et al., Importance Weighted Autoencoders, 2016, section 5.2.
     """
-    return int((mu.var((0, 2)) > threshold).sum())
+    return int((mu.var((0, 2)) > ACTIVE_VARIANCE).sum())

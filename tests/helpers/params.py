@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from techloop.grid import Grid
 from techloop.params import AudioVAECell, Params, load_params
-from techloop.preparation import PreparationConfig
+from techloop.preparation_config import PreparationConfig
 
 if TYPE_CHECKING:
     from techloop.metric import Measurement

@@ -18,6 +18,7 @@ from techloop.reporting.embedding import Exhibits
 from techloop.reporting.exhibit import Exhibit
 from techloop.reporting.latent_comparison import DRAWN, STUDY
 from techloop.reporting.page import write_report
+from techloop.training.latent_summary import write_dimensions
 
 RATE = 16_000
 AUDIO_CELLS = ("kl", "wae")
@@ -86,11 +87,7 @@ def history(seed: int) -> list[dict]:
 def write_history(folder: Path, rows: Sequence[Mapping[str, object]], *metrics: Metric) -> None:
     """A history and what its columns mean, as a training writes them."""
     write_rows(folder / "history.csv", rows)
-    columns = (Metric("loops_seen", "loops seen"), *metrics, Metric("kl_nats_dim_00", "KL"))
-    meanings: dict[str, dict[str, object]] = {
-        m.name: {"label": m.label, "unit": m.unit, "better": m.better} for m in columns
-    }
-    meanings["kl_nats_dim_00"]["dimension"] = 0
+    meanings = {m.name: {"label": m.label, "unit": m.unit, "better": m.better} for m in metrics}
     write_json(folder / "history.json", meanings)
 
 
@@ -189,13 +186,7 @@ def write_dataset(folder: Path) -> None:
 def write_training(folder: Path, i: int) -> None:
     """What a training leaves besides weights."""
     write_history(folder, history(i), LOSS, BITS)
-    write_json(
-        folder / "dimensions.json",
-        {
-            "metric": {"label": "KL", "unit": "nats"},
-            "values": [2.0 / (d + 1) - 0.1 for d in range(16)],
-        },
-    )
+    write_dimensions(folder, [2.0 / (d + 1) - 0.1 for d in range(16)])
     metrics = LOSS.measured(0.5 + i), BITS.measured(812.5), ACTIVE.measured(12.0)
     stage = f"train_{folder.parent.name}"
     write_study_metrics(folder / "metrics.json", stage, *metrics)

@@ -16,7 +16,7 @@ from techloop.data.card import Card
 from techloop.data.loops import PreparedItem, prepare_item
 from techloop.data.source import Item, Source
 from techloop.grid import Grid
-from techloop.preparation import PreparationConfig
+from techloop.preparation_config import PreparationConfig
 from tests.helpers.params import recipe
 
 GRID = Grid(sample_rate_hz=4000, hop=32)

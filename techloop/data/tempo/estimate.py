@@ -22,7 +22,7 @@ from techloop.data.tempo.meter import refuse_other_meter
 from techloop.data.tempo.single_hit import refuse_single_hit
 from techloop.data.tempo.stated import STATED, STATED_WITHIN_BPM, Stated
 from techloop.data.tempo.trackers import TRACKER_WEIGHT, TRACKER_WITHIN, TRACKERS
-from techloop.preparation import TrackerName
+from techloop.preparation_config import TrackerName
 
 DOUBT = 0.5  # a confidence below it has a beat tracker asked as well
 

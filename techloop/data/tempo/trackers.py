@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from techloop.data.tempo.envelope import ENVELOPE_HZ, Envelope
 from techloop.data.tempo.librosa_tempo import NotInstalledError, librosa_tempo
-from techloop.preparation import TrackerName
+from techloop.preparation_config import TrackerName
 
 # How many times likelier a tempo becomes when a tracker finds it.
 TRACKER_WEIGHT: dict[TrackerName, float] = {"librosa": 1.5, "beat_this": 3.0}

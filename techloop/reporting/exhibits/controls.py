@@ -19,7 +19,6 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
     controls, descriptors = facts["controls"], facts["descriptors"]
     if not controls:
         return []
-    pictures.mkdir(parents=True, exist_ok=True)
     picture = pictures / "controls.png"
     control_gains(
         picture,

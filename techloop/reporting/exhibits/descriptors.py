@@ -23,7 +23,6 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
     metrics = read_metrics(folder / "metrics.json")
     descriptors, factors, loops = facts["descriptors"], facts["factors"], facts["loops"]
     order = readable_order(arrays["spearman"])
-    pictures.mkdir(parents=True, exist_ok=True)
     correlations, probes = pictures / "correlations.png", pictures / "probes.png"
     correlation_heatmap(
         correlations,

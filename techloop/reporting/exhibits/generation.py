@@ -22,7 +22,6 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
     """
     arrays, facts = read_arrays(folder), read_json(folder / "facts.json")
     generated, real = facts["generated_shown"], facts["real_shown"]
-    pictures.mkdir(parents=True, exist_ok=True)
     spectrogram_grid(
         pictures / "spectrograms.png",
         arrays["levels_db"],

@@ -20,7 +20,6 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
     """
     facts, sounds = read_json(folder / "facts.json"), read_json(folder / "sounds.json")
     shown = facts["examples"]
-    pictures.mkdir(parents=True, exist_ok=True)
     spectrogram_grid(
         pictures / "spectrograms.png",
         read_arrays(folder)["levels_db"],

@@ -28,7 +28,6 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
     shown = [sound for sound in sounds if sound["kind"] == "original"]
     titles = [f"{sound['rank']} ({sound['log_mel_l1_db']:.1f} dB)" for sound in shown]
     mel_range_hz = tuple(facts["mel_range_hz"])
-    pictures.mkdir(parents=True, exist_ok=True)
     spectrograms, bands = pictures / "spectrograms.png", pictures / "bands.png"
     spectrogram_grid(
         spectrograms,

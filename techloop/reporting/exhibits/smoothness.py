@@ -31,7 +31,6 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
     paths, points, walk_loops = facts["paths"], facts["points"], facts["walk_loops"]
     pairs = min(PAIRS_SHOWN, paths)
     descriptors = [f"{of['label']} ({of['unit']})" for of in facts["descriptors"]]
-    pictures.mkdir(parents=True, exist_ok=True)
     descriptor_paths(
         pictures / "paths.png",
         {LABELS[name]: arrays[f"path_{name}"][:pairs] for name in facts["interpolations"]},
