@@ -1,6 +1,5 @@
 """Generation: closed forms, definitions spelled out as oracles, degradations that must show."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np

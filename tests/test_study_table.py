@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from techloop.artifacts import read_json, write_json
+from techloop.evaluation.baselines import BASELINES
 from techloop.evaluation.comparison import compared
 from techloop.evaluation.interpolation import INTERPOLATIONS
 from techloop.evaluation.study import GENERATION_METRICS, SMOOTHNESS_METRICS
@@ -22,7 +23,8 @@ def write_run(folder: Path, objective: str, length: int, seed: int) -> Path:
     rng = np.random.default_rng(seed)
 
     def values(names: list[str], offset: float) -> dict[Metric, float]:
-        return {Metric(name, name): offset + float(rng.uniform()) for name in names}
+        metrics = [Metric(name, name, baselines=tuple(BASELINES)) for name in names]
+        return {metric: offset + float(rng.uniform()) for metric in metrics}
 
     distances = ["rate_nats_per_loop", "decoded_log_distance", "decoded_linear_distance"]
     smooth = list(SMOOTHNESS_METRICS)
