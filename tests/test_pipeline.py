@@ -219,7 +219,7 @@ def hashes(repository: Path) -> dict[str, str]:
     outs = [out for stage in lock["stages"].values() for out in stage["outs"]]
     digests = {o["path"]: o["md5"] for o in outs if not o["path"].startswith("reports/runs/")}
     page = (repository / "reports" / "index.html").read_text(encoding="utf-8")
-    of_runs = r"<tr>.*<td>[\d,]+ MB</td>.*</tr>|(wall time of all stages|most memory)</dt>.*</dd>"
+    of_runs = r"<tr>.*<td>[\d,]+ MB</td>.*</tr>|(wall time of all stages|peak memory)</dt>.*</dd>"
     return digests | {"reports/index.html": re.sub(of_runs, "", page)}
 
 
