@@ -17,12 +17,15 @@ vae = AudioVAE(Grid(), latent_dim=2, channels=8, blocks=1)
 with torch.no_grad():
     vae.encode(torch.zeros(1, Grid().samples))
 faults()
-print(-faults() + faults())
+print(min(-faults() + faults() for _ in range(5)))
 """
 
 
 def page_faults(setting: str) -> int:
-    """How many pages the second of two equal allocations fetches."""
+    """How many pages one of equal allocations after another fetches, at least.
+
+    Not each: a small block that the interpreter keeps can lie where the next large one would fit.
+    """
     script = SCRIPT.format(setting=setting)
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return int(ran.stdout)
@@ -31,6 +34,5 @@ def page_faults(setting: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library is left alone")
 def test_freed_memory_is_used_again_only_if_asked_for() -> None:
     asked = "from techloop.allocator import keep_freed_memory; keep_freed_memory()"
-    # About one process in 30 fetched fresh pages all the same: three tries.
-    assert any(page_faults(asked) < 1000 for _ in range(3))
+    assert page_faults(asked) < 1000
     assert page_faults("") > 10_000, "the library changes the process's allocator"
