@@ -10,9 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from techloop.data.datasets import LoopDataset
+from techloop.evaluation.features import mel_range_hz
 from techloop.evaluation.metrics.fidelity import (
     GUESSES,
-    MEL_LOW_HZ,
     METRICS,
     comparison_features,
     loop_errors,
@@ -89,7 +89,7 @@ def evaluate_reconstruction(
     facts = {
         "loops": len(x),
         "beats": grid.beats,
-        "mel_range_hz": [MEL_LOW_HZ, grid.sample_rate_hz / 2],
+        "mel_range_hz": mel_range_hz(grid),
     }
     metrics = by_name(LOOPS.measured(float(len(x))), *_measurements(errors))
     return Evaluation(metrics, arrays, facts, sounds=tuple(sounds))

@@ -9,6 +9,7 @@ from torch.nn.functional import avg_pool1d
 
 from techloop.audio.descriptors import FRAME_DESCRIPTORS, LABELS, frame_descriptors
 from techloop.audio.spectral import chroma_filterbank, circular_stft, log_mel, whole_hop
+from techloop.evaluation.features import FLOOR_DB
 from techloop.evaluation.metrics.units import DIFFERENCE_UNITS
 from techloop.grid import Grid
 from techloop.metric import Metric
@@ -17,8 +18,6 @@ from techloop.training.losses import WINDOWS, linear_distance, log_distance
 REPORTED_WINDOW = 2048  # of the spectral distance at one window
 FINE_WINDOW, FINE_SMOOTH, FINE_BINS = 2048, 31, slice(5, 500)
 CHROMA_WINDOW = 4096
-MEL_FLOOR_DB = -80.0
-MEL_LOW_HZ = 30.0  # lowest frequency of the mel bands of `log_mel`
 AUDIBLE_LUFS = -60.0
 # Sums over detail that `summarise` correlates; all other errors are averaged over loops.
 DETAIL_MOMENTS = ("detail_power", "detail_power_of_guess", "detail_product")
@@ -103,7 +102,7 @@ def comparison_features(x: Float[Tensor, "n samples"], grid: Grid) -> dict[str, 
         per pitch class (`chroma`); `(n, frames)` frame descriptors by their names.
     """
     features = {f"amplitude_{w}": _amplitude(x, w) for w in WINDOWS}
-    features["log_mel_l1_db"] = log_mel(x, grid.sample_rate_hz, hop=grid.hop, floor_db=MEL_FLOOR_DB)
+    features["log_mel_l1_db"] = log_mel(x, grid.sample_rate_hz, hop=grid.hop, floor_db=FLOOR_DB)
     reach = FINE_BINS.stop + FINE_SMOOTH  # higher bins do not count
     spectrum = (features[f"amplitude_{FINE_WINDOW}"][:, :reach] + 1e-3).log().transpose(1, 2)
     smooth = avg_pool1d(spectrum, FINE_SMOOTH, 1, FINE_SMOOTH // 2, count_include_pad=False)
