@@ -1,45 +1,64 @@
-"""The audio VAE: loops to Gaussian latents at the hop rate, and back.
+"""The audio VAE: loops to Gaussian latents at the hop rate, and back to waveforms.
 
-    loop -> log amplitudes at two windows -> (level of each frame, the rest) -> (mu, sigma)
-    z -> the rest at its level -> log amplitudes -> phases -> loop
+    loop -> values of each frame (`techloop.audio.frames`) -> (level, the rest) -> (mu, sigma)
+    z -> the rest at its level -> tones and noise (`techloop.models.refiner`) -> loop
 
-The network sees and predicts amplitudes only (`techloop.audio.vocoder` turns them into sound), so
-the latents carry no phase. The first latent is by definition the K-weighted level of the frame: the
-decoded sound is exactly that loud, however unlike the training data it is. The other latents do not
-depend on the level, except near the floor of log amplitudes. They start as a linear codec of the
-training set's principal components; residual blocks learn what the linear codec cannot express.
-Everything is circular and convolutional: `decode(roll(z, k)) == roll(decode(z), k * hop)`.
+The encoder sees amplitudes and how tonal bands are, so the latents carry no phase: the decoder finds
+phases for tones and is given noise for the rest. The first latent is by definition the K-weighted
+level of the frame: the decoded sound is exactly that loud, however unlike the training data it is.
+The other latents do not depend on the level, except near the floor of log amplitudes. They start as
+a linear codec of the training set's principal components; residual blocks learn what the linear
+codec cannot express. Everything is circular and convolutional:
+`decode(roll(z, k), roll(noise, k * hop)) == roll(decode(z, noise), k * hop)`.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from techloop.audio.spectral import k_weights
-from techloop.audio.vocoder import (
+from techloop.audio.frames import (
+    BANDS,
     LONG,
     SHORT,
     fine_structure,
-    log_amplitudes,
-    split_windows,
-    synthesise,
+    frame_values,
+    split_values,
     values_per_frame,
 )
+from techloop.audio.spectral import circular_stft, k_weights
 from techloop.grid import Grid
 from techloop.models.base import Model
 from techloop.models.layers import CircularConv, residual_stack
-from techloop.models.sampling import sample_shard
+from techloop.models.refiner import Refiner, Spectrum
+from techloop.models.sampling import draw_shard, sample_shard
 
 SIGMA_FLOOR = 0.05  # keeps some noise where no loss asks for it (wae)
 SIGMA_START = 0.5  # gives a rate near that of the trained model
 DILATIONS = (1, 3, 9)
-# Gains of fine structure when decoding: a prediction is a mean, so its contrast is too low. Valleys
-# between partials can be deepened more than peaks can be raised, since the peaks carry the level.
-VALLEYS, PEAKS = 4.0, 2.0
-PCA_LONG, PCA_FINE = 0.5, 2.0  # weights of the long window and of its fine structure in the PCA
+# Weights in the PCA: of the long window, of its fine structure, of its upper half, of tonality.
+PCA_LONG, PCA_FINE, PCA_UPPER, PCA_TONALITY = 0.5, 2.0, 0.5, 4.0
+
+
+class Reconstruction(NamedTuple):
+    """What a training step compares; a tuple of tensors, so that it passes through DDP.
+
+    Attributes:
+        values: of the loops, see `frame_values`.
+        predicted: the same of a sample of the posterior.
+        mu, sigma: the posterior.
+        first, second: loops decoded from that sample, with independent noise.
+    """
+
+    values: Float[Tensor, "b v frames"]
+    predicted: Float[Tensor, "b v frames"]
+    mu: Float[Tensor, "b c frames"]
+    sigma: Float[Tensor, "b c frames"]
+    first: Float[Tensor, "b samples"]
+    second: Float[Tensor, "b samples"]
 
 
 class AudioVAE(Model):
@@ -49,7 +68,8 @@ class AudioVAE(Model):
         grid: sample rate, hop and length of the loops it will be trained on.
         latent_dim: numbers per latent frame; the first is its level; at least two.
         channels: width of the residual blocks.
-        blocks: rounds of three residual blocks (dilations 1, 3, 9) in encoder and decoder each.
+        blocks: rounds of three residual blocks (dilations 1, 3, 9) in encoder, predictor and
+            refiner each.
     """
 
     mean: Tensor
@@ -68,82 +88,131 @@ class AudioVAE(Model):
         log_k_weights = k_weights(hz).clamp_min(1e-9).log()[:, None]
         self.register_buffer("log_k_weights", log_k_weights, persistent=False)
         self.encoder = Encoder(values, channels, blocks, latent_dim)
-        self.decoder = Decoder(values, channels, blocks, latent_dim)
+        self.predictor = Predictor(values, channels, blocks, latent_dim)
+        self.refiner = Refiner(grid, channels, blocks)
 
     def encode(
         self, x: Float[Tensor, "b samples"]
     ) -> tuple[Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]]:
         """Posterior mean and standard deviation of any circle of whole hops, in [-1, 1]."""
-        return self.posterior(log_amplitudes(x, self.grid.hop))
+        return self.posterior(frame_values(x, self.grid.hop))
 
-    def decode(self, z: Float[Tensor, "b c frames"]) -> Float[Tensor, "b samples"]:
-        """Audio of latents, for any number of frames; within full scale."""
-        return limit(synthesise(sharpen(self.predict(z))))
+    def decode(
+        self, z: Float[Tensor, "b c frames"], noise: Float[Tensor, "n samples"]
+    ) -> Float[Tensor, "b samples"]:
+        """Audio of latents, for any number of frames; within full scale.
+
+        Args:
+            z: latents.
+            noise: from N(0, 1), as `draw_noise` gives it; one for each loop, or one for all.
+        """
+        _, spectrum, level = self.analyse_latents(z)
+        return self.sound(spectrum, level, noise)
+
+    def draw_noise(
+        self, z: Float[Tensor, "b c frames"], generator: torch.Generator
+    ) -> Float[Tensor, "b samples"]:
+        """The noise that `decode` plays: this process's rows of that of the whole batch."""
+        size = (len(z), z.shape[-1] * self.grid.hop)
+        return draw_shard(torch.randn, size=size, generator=generator).to(z.device)
 
     def posterior(
-        self, spectrum: Float[Tensor, "b v frames"]
+        self, values: Float[Tensor, "b v frames"]
     ) -> tuple[Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]]:
-        """Posterior mean and standard deviation, given log amplitudes."""
-        level = self.levels(spectrum) - self.level_mean
-        mu, sigma = self.encoder(spectrum - self.mean - level)
+        """Posterior mean and standard deviation, given the values of frames."""
+        level = self.levels(values) - self.level_mean
+        mu, sigma = self.encoder(shift_level(values - self.mean, -level))
         return torch.cat([level / self.level_std, mu], 1), sigma
 
     def predict(self, z: Float[Tensor, "b c frames"]) -> Float[Tensor, "b v frames"]:
-        """Log amplitudes of latents, before their contrast is restored.
+        """Values of the frames of latents, see `frame_values`: means, which are too smooth.
 
-        No value exceeds the log amplitude of a constant at full scale in the long window, however
+        No log amplitude exceeds that of a constant at full scale in the long window, however
         extreme the latents are.
         """
-        spectrum = self.decoder(z) + self.mean
-        level = self.level_mean + self.level_std * z[:, :1]
-        spectrum = spectrum + (level - self.levels(spectrum))
-        ceiling = math.log(LONG * self.grid.hop / 2)
-        return ceiling - F.softplus(ceiling - spectrum, beta=4)
+        return self._predict(z)[0]
 
-    def levels(self, spectrum: Float[Tensor, "b v frames"]) -> Float[Tensor, "b 1 frames"]:
+    def analyse_latents(
+        self, z: Float[Tensor, "b c frames"]
+    ) -> tuple[Float[Tensor, "b v frames"], Spectrum, Float[Tensor, "b 1 frames"]]:
+        """All that decoding takes from latents: predicted values, spectrum, levels in nepers."""
+        values, features = self._predict(z)
+        level = self.level_mean + self.level_std * z[:, :1]
+        return values, self.refiner(values, level, features), level
+
+    def sound(
+        self,
+        spectrum: Spectrum,
+        level: Float[Tensor, "b 1 frames"],
+        noise: Float[Tensor, "n samples"],
+    ) -> Float[Tensor, "b samples"]:
+        """The waveform of a spectrum: as loud as its levels say, within full scale."""
+        x = self.refiner.sound(spectrum, noise)
+        window, hop = self.refiner.window, self.refiner.hop
+        power = torch.view_as_real(circular_stft(x, window, hop)).square().sum(-1)
+        power = (power * self.log_k_weights.exp()).sum((1, 2)).clamp_min(1e-12)
+        gain = ((2 * level).exp().sum((1, 2)) / power).sqrt().clamp(0.1, 10)
+        return limit(x * gain[:, None])
+
+    def levels(self, values: Float[Tensor, "b v frames"]) -> Float[Tensor, "b 1 frames"]:
         """K-weighted levels of frames in the short window, in nepers (8.7 dB), unscaled."""
-        power = 2 * split_windows(spectrum)[1] + self.log_k_weights
+        power = 2 * split_values(values)[1] + self.log_k_weights
         return power.logsumexp(1, keepdim=True) / 2
 
-    def forward(
-        self, spectrum: Float[Tensor, "b v frames"], generator: torch.Generator
-    ) -> tuple[
-        Float[Tensor, "b v frames"], Float[Tensor, "b c frames"], Float[Tensor, "b c frames"]
-    ]:
-        """Log amplitudes of a sample of the posterior, and the posterior's mean and deviation."""
-        mu, sigma = self.posterior(spectrum)
-        return self.predict(sample_shard(mu, sigma, generator)), mu, sigma
+    def forward(self, x: Float[Tensor, "b samples"], generator: torch.Generator) -> Reconstruction:
+        """Loops, and what is decoded from a sample of their posterior."""
+        values = frame_values(x, self.grid.hop)
+        mu, sigma = self.posterior(values)
+        z = sample_shard(mu, sigma, generator)
+        predicted, spectrum, level = self.analyse_latents(z)
+        first, second = (
+            self.sound(spectrum, level, self.draw_noise(z, generator)) for _ in range(2)
+        )
+        return Reconstruction(values, predicted, mu, sigma, first, second)
+
+    def _predict(self, z: Float[Tensor, "b c frames"]) -> tuple[Tensor, Tensor]:
+        """Predicted values, and the predictor's features."""
+        values, features = self.predictor(z)
+        values = values + self.mean
+        level = self.level_mean + self.level_std * z[:, :1]
+        values = shift_level(values, level - self.levels(values))
+        ceiling = math.log(LONG * self.grid.hop / 2)
+        amplitudes = ceiling - F.softplus(ceiling - values[:, :-BANDS], beta=4)
+        return torch.cat([amplitudes, values[:, -BANDS:]], 1), features
 
     @torch.no_grad()
-    def init_from_pca(self, spectrum: Float[Tensor, "n v frames"]) -> None:
-        """Set the weights to a linear codec of some log amplitudes: level and principal components.
+    def init_from_pca(self, values: Float[Tensor, "n v frames"]) -> None:
+        """Set the weights to a linear codec of some frames: level and principal components.
 
         Fine structure counts threefold in the components. By its variance alone it would get hardly
         any of them, and the network takes long to learn pitch without.
 
         Args:
-            spectrum: log amplitudes of loops of the training set.
+            values: of loops of the training set, see `frame_values`.
         """
-        levels = self.levels(spectrum)
+        levels = self.levels(values)
         self.level_mean.copy_(levels.mean())
         self.level_std.copy_(levels.std().clamp_min(1e-2))
-        self.mean.copy_(spectrum.double().mean((0, 2))[:, None])
-        frames = (spectrum - levels).mT.flatten(0, 1).double()
+        self.mean.copy_(values.double().mean((0, 2))[:, None])
+        frames = shift_level(values, -levels).mT.flatten(0, 1).double()
         weighting = torch.eye(len(self.mean), dtype=torch.double, device=frames.device)
-        fine = fine_structure(weighting[None])[0]
-        weighting[: len(fine)] = PCA_LONG * (weighting[: len(fine)] + PCA_FINE * fine)
+        long = split_values(values)[0].shape[1]
+        fine = fine_structure(weighting[None, :long, :long])[0]
+        weighting[:long, :long] = PCA_LONG * (weighting[:long, :long] + PCA_FINE * fine)
+        weighting[long // 2 : long] *= PCA_UPPER
+        weighting[-BANDS:] *= PCA_TONALITY
         variance, directions = torch.linalg.eigh(weighting @ torch.cov(frames.T) @ weighting.T)
         first = 1 - self.latent_dim
         scale = variance[first:].flip(0).clamp_min(1e-6).sqrt()
         directions = directions[:, first:].flip(1)
         self.encoder.linear.weight.copy_(((directions / scale).T @ weighting)[..., None])
-        self.decoder.linear.weight.copy_(
+        self.predictor.linear.weight.copy_(
             torch.linalg.solve(weighting, directions * scale)[..., None]
         )
 
 
 class Encoder(nn.Module):
-    """Log amplitudes to a posterior: a matrix plus residual blocks."""
+    """Values of frames to a posterior: a matrix plus residual blocks."""
 
     def __init__(self, values: int, channels: int, blocks: int, latent_dim: int) -> None:
         super().__init__()
@@ -158,13 +227,16 @@ class Encoder(nn.Module):
             self.head.bias.zero_()
             self.head.bias[-latent_dim:] = math.log(math.expm1(SIGMA_START - SIGMA_FLOOR))
 
-    def forward(self, spectrum: Float[Tensor, "b v t"]) -> tuple[Tensor, Tensor]:  # noqa: D102
-        mu, raw = self.head(self.stack(self.stem(spectrum / 2))).float().split(self.sizes, 1)
-        return mu + self.linear(spectrum).float(), SIGMA_FLOOR + F.softplus(raw)
+    def forward(self, values: Float[Tensor, "b v t"]) -> tuple[Tensor, Tensor]:  # noqa: D102
+        mu, raw = self.head(self.stack(self.stem(values / 2))).float().split(self.sizes, 1)
+        return mu + self.linear(values).float(), SIGMA_FLOOR + F.softplus(raw)
 
 
-class Decoder(nn.Module):
-    """Latents to log amplitudes, whose level is set afterwards: a matrix plus residual blocks."""
+class Predictor(nn.Module):
+    """Latents to values of frames, whose level is set afterwards: a matrix plus residual blocks.
+
+    It also gives the features that the last layer reads.
+    """
 
     def __init__(self, values: int, channels: int, blocks: int, latent_dim: int) -> None:
         super().__init__()
@@ -176,18 +248,17 @@ class Decoder(nn.Module):
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, z: Float[Tensor, "b c t"]) -> Float[Tensor, "b v t"]:  # noqa: D102
-        spectrum: Tensor = self.head(self.stack(self.stem(z))).float()
-        spectrum = spectrum + self.linear(z[:, 1:]).float()
-        return spectrum
+    def forward(self, z: Float[Tensor, "b c t"]) -> tuple[Tensor, Tensor]:  # noqa: D102
+        features = self.stack(self.stem(z))
+        values: Tensor = self.head(features).float() + self.linear(z[:, 1:]).float()
+        return values, features
 
 
-def sharpen(spectrum: Float[Tensor, "b v frames"]) -> Float[Tensor, "b v frames"]:
-    """Log amplitudes with the contrast of their fine structure restored."""
-    long, short = split_windows(spectrum)
-    fine = fine_structure(spectrum)
-    sharper = long + (VALLEYS - 1) * fine.clamp_max(0) + (PEAKS - 1) * fine.clamp_min(0)
-    return torch.cat([sharper, short], 1)
+def shift_level(
+    values: Float[Tensor, "b v frames"], shift: Float[Tensor, "b 1 frames"]
+) -> Float[Tensor, "b v frames"]:
+    """Values of frames that are louder by `shift` nepers; tonality does not depend on the level."""
+    return torch.cat([values[:, :-BANDS] + shift, values[:, -BANDS:]], 1)
 
 
 def limit(x: Tensor) -> Tensor:
