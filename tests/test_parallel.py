@@ -51,7 +51,7 @@ GRADIENTS = """
 import sys
 import torch
 from techloop.models.audio_vae import AudioVAE
-from techloop.models.discriminators import LatentDiscriminator
+from techloop.models.latent_discriminator import LatentDiscriminator
 from techloop.models.sampling import rank_and_world_size
 from techloop.training.audio_vae import audio_vae_loss
 from techloop.training.augmentation import random_spectra

@@ -14,15 +14,20 @@ import torch
 from torch import nn
 
 from techloop.artifacts import read_json, write_json
-from techloop.audio.vocoder import values_per_frame
+from techloop.audio.vocoder import log_amplitudes, values_per_frame
 from techloop.data.datasets import LatentDataset, LoopDataset
 from techloop.metric import flat_metrics, read_metrics
 from techloop.models.audio_vae import AudioVAE
-from techloop.models.discriminators import LatentDiscriminator
+from techloop.models.latent_discriminator import LatentDiscriminator
 from techloop.models.latent_vae import LatentVAE
 from techloop.params import Training
 from techloop.training.audio_vae import train_audio_vae
-from techloop.training.augmentation import change_speed, random_rotation, random_spectra
+from techloop.training.augmentation import (
+    change_speed,
+    random_crops,
+    random_rotation,
+    random_spectra,
+)
 from techloop.training.checkpoint import checkpoint_of
 from techloop.training.distributed import launch_fabric
 from techloop.training.latent_summary import latent_summary, read_dimensions
@@ -293,6 +298,26 @@ def test_a_step_sees_parts_of_loops_at_some_speed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("techloop.training.augmentation.SILENT_SHARE", 1.0)
     silent = random_spectra(x, GRID, 60, torch.Generator().manual_seed(0))
     torch.testing.assert_close(silent, torch.full_like(silent, math.log(1e-3)))
+
+
+def test_a_crop_is_a_part_of_its_loop_at_some_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(4, GRID.samples, generator=torch.Generator().manual_seed(0))
+    lengths, firsts = set(), set()
+    for seed in range(20):
+        crops = random_crops(x, GRID, 48, torch.Generator().manual_seed(seed))
+        assert crops.shape == (4, 48 * GRID.hop)
+        spectrum = random_spectra(x, GRID, 48, torch.Generator().manual_seed(seed))
+        # Frames far from the splice are those of the same place in the loop.
+        inside = log_amplitudes(crops, GRID.hop)[..., 10:-10]
+        torch.testing.assert_close(inside, spectrum[..., 10:-10], atol=1e-2, rtol=1e-3)
+        silent = crops.abs().amax(1) == 0
+        assert torch.equal(silent, spectrum.amax((1, 2)) < -6)
+        lengths.add(round(float(spectrum.mean()), 4))
+        firsts.add(round(float(crops[0, 0]), 4))
+    assert len(lengths) > 10
+    assert len(firsts) > 10
+    monkeypatch.setattr("techloop.training.augmentation.SILENT_SHARE", 1.0)
+    assert not random_crops(x, GRID, 48, torch.Generator().manual_seed(0)).any()
 
 
 def test_a_reader_gives_the_rows_it_is_asked_for(loops_folder: Path) -> None:
