@@ -20,6 +20,8 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Objective = Literal["trajectory-mean", "trajectory-sample", "posterior"]
+AdversarialObjective = Literal["classical", "non-saturating", "hinge", "least-squares"]
+Discriminator = Literal["scale", "period", "stft", "frame"]
 
 
 class Section(BaseModel):
