@@ -1,11 +1,13 @@
 """Adversarial objectives against closed forms."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
 from techloop.models.discriminators import Discriminators
+from techloop.params import AdversarialObjective, Discriminator
 from techloop.training.adversarial import accuracy, feature_distance, objective
 
 NAMES = ("classical", "non-saturating", "hinge", "least-squares")
@@ -99,9 +101,7 @@ def test_feature_distance_is_relative() -> None:
 
 
 def test_the_names_are_those_of_params() -> None:
-    from typing import get_args
-
-    from techloop.params import AdversarialObjective, Discriminator
-
     assert get_args(AdversarialObjective) == NAMES
+    with pytest.raises(ValueError, match="hinge or least-squares, got 'wasserstein'"):
+        objective("wasserstein")
     assert len(Discriminators(get_args(Discriminator)).families) == 4

@@ -33,7 +33,13 @@ from techloop.training.distributed import launch_fabric
 from techloop.training.latent_summary import latent_summary, read_dimensions
 from techloop.training.loop import fit
 from techloop.training.losses import gaussian_kl, penalty_share, rate, spectrogram_distance
-from techloop.training.optimizer import MAX_GRADIENT_NORM, learning_rate_share
+from techloop.training.optimizer import (
+    MAX_GRADIENT_NORM,
+    ParameterGroup,
+    clip_gradients,
+    learning_rate_share,
+    make_optimizer,
+)
 from techloop.training.sampler import shuffled_rows
 from techloop.training.task import Task
 from tests.helpers.params import (
@@ -141,6 +147,59 @@ def test_a_training_learns_and_returns_its_history(tmp_path: Path) -> None:
     assert [r["loops_seen"] for r in history if r["split"] == "validation"] == list(
         range(16, 4_001, 16)
     )
+
+
+class TwoGroupsTask(LineTask):
+    """The bias has a learning rate of its own."""
+
+    def __init__(self, bias_rate):
+        super().__init__()
+        self.bias_rate, self.rows = bias_rate, []
+
+    def groups(self, learning_rate):
+        weight, bias = self.module.weight, self.module.bias
+        return [
+            ParameterGroup([weight], learning_rate, name="weight"),
+            ParameterGroup([bias], self.bias_rate, (0.5, 0.9)),
+        ]
+
+    def loss(self, module, batch, generator, seen):
+        terms = super().loss(module, batch, generator, seen)
+        return terms | ({"late": torch.tensor(3.0)} if seen >= 36 else {})
+
+    def inspect(self, history):
+        self.rows.append(len(history))
+
+
+def test_groups_have_rates_and_norms_of_their_own(tmp_path: Path) -> None:
+    tasks = [TwoGroupsTask(rate) for rate in (1e-9, 0.01)]
+    start = tasks[0].module.bias.clone()
+    histories = [fit_line(tmp_path / str(i), task)[1] for i, task in enumerate(tasks)]
+    moved = [float((task.module.bias - start).abs()) for task in tasks]
+    assert moved[0] < 1e-6 < 1e-2 < moved[1]
+    train = [row for row in histories[0] if row["split"] == "train"]
+    assert all(row["gradient_norm_weight"] > 0 for row in train)
+    assert not any("gradient_norm_" in row for row in train), "a group without a name"
+    # A number that begins late is the mean over the steps that have it.
+    assert ["late" in row for row in train] == [row["loops_seen"] > 36 for row in train]
+    assert {row["late"] for row in train if "late" in row} == {3.0}
+    assert len(tasks[0].rows) == len(train)
+
+
+def test_each_group_is_clipped_by_itself() -> None:
+    large, small = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
+    fabric = launch_fabric()
+    optimizer = make_optimizer(
+        [ParameterGroup([large], 0.1, name="large"), ParameterGroup([small], 0.1, name="small")]
+    )
+    optimizer = fabric.setup_optimizers(optimizer)
+    large.grad, small.grad = torch.full((4,), 50.0), torch.full((4,), 0.1)
+    norms = clip_gradients(fabric, optimizer)
+    assert {n: float(v) for n, v in norms.items()} == pytest.approx(
+        {"gradient_norm_large": 100, "gradient_norm_small": 0.2}
+    )
+    assert float(large.grad.norm()) == pytest.approx(MAX_GRADIENT_NORM, rel=1e-4)
+    assert float(small.grad.norm()) == pytest.approx(0.2)
 
 
 def test_the_seed_matters(tmp_path: Path) -> None:

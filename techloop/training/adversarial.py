@@ -12,8 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from techloop.params import AdversarialObjective
-
 FEATURE_FLOOR = 1e-4  # of the mean size of a layer's output that differences are relative to
 
 
@@ -94,8 +92,12 @@ def least_squares_generator_loss(fake: Float[Tensor, "*n"]) -> Float[Tensor, "*n
     return (fake - 1).square() / 2
 
 
-def objective(name: AdversarialObjective) -> Objective:
-    """The losses of a cell's `objective`."""
+def objective(name: str) -> Objective:
+    """The losses of a cell's `objective`.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     match name:
         case "classical":
             return Objective(log_loss, minimax_generator_loss, 0.0)
@@ -105,6 +107,10 @@ def objective(name: AdversarialObjective) -> Objective:
             return Objective(hinge_loss, hinge_generator_loss, 0.0)
         case "least-squares":
             return Objective(least_squares_loss, least_squares_generator_loss, 0.5)
+        case _:
+            raise ValueError(
+                f"objective must be classical, non-saturating, hinge or least-squares, got {name!r}"
+            )
 
 
 def accuracy(
