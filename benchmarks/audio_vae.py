@@ -48,7 +48,12 @@ from techloop.training.distributed import precision_from_environment
 from techloop.training.latent_summary import latent_summary
 from techloop.training.latent_vae import distortion_nats, latent_vae_metrics
 from techloop.training.losses import gaussian_kl, rate, spectral_distance
-from techloop.training.optimizer import MAX_GRADIENT_NORM, learning_rate_share, make_optimizer
+from techloop.training.optimizer import (
+    MAX_GRADIENT_NORM,
+    ParameterGroup,
+    learning_rate_share,
+    make_optimizer,
+)
 
 ROOT = Path(__file__).parent.parent
 BFLOAT16 = precision_from_environment() == "bf16-mixed"
@@ -84,7 +89,7 @@ def cpu_seconds() -> float:
 
 def train(model: nn.Module, step: Step, seconds: float, learning_rate: float = 1.5e-3) -> int:
     """Train by the library's schedule for some CPU time; returns the number of steps."""
-    optimizer = make_optimizer(model, learning_rate)
+    optimizer = make_optimizer([ParameterGroup(model.parameters(), learning_rate)])
     generator, start, steps = torch.Generator(), cpu_seconds(), 0
     with tqdm(total=round(seconds), unit=" s", leave=False) as bar:
         while (spent := cpu_seconds() - start) < seconds:
@@ -260,7 +265,7 @@ def speed(conditions: Conditions) -> None:
     one = conditions.grid.duration_s
     print(f"encoding: {16 * one / seconds(lambda: vae.encode(batch), 10):.0f} times real time")
     print(f"decoding a loop alone: {1e3 * seconds(lambda: vae.decode(z), 20):.1f} ms")
-    optimizer = make_optimizer(vae, 1e-4)
+    optimizer = make_optimizer([ParameterGroup(vae.parameters(), 1e-4)])
     spent = dict.fromkeys(("data", "forward", "backward", "update"), 0.0)
 
     def step(i: int) -> None:

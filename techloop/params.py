@@ -20,6 +20,8 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Objective = Literal["trajectory-mean", "trajectory-sample", "posterior"]
+AdversarialObjective = Literal["classical", "non-saturating", "hinge", "least-squares"]
+Discriminator = Literal["scale", "period", "stft", "frame"]
 
 
 class Section(BaseModel):
@@ -142,6 +144,32 @@ class TrainAudioVAE(CellsSection[AudioVAECell]):
     crop_fraction: Annotated[float, Field(gt=0, le=1)]
 
 
+class AdversarialWeights(Section):
+    """Weights of the terms of the decoder's loss."""
+
+    adversarial: Annotated[float, Field(ge=0)]
+    feature_matching: Annotated[float, Field(ge=0)]
+    spectral: Annotated[float, Field(ge=0)]
+
+
+class DecoderCell(Section):
+    """Whose decoder is tuned against which discriminators, by which objective."""
+
+    regulariser: str
+    discriminators: Annotated[list[Discriminator], Field(min_length=1)]
+    objective: AdversarialObjective
+    weights: AdversarialWeights
+
+
+class FinetuneDecoder(CellsSection[DecoderCell]):
+    """Section `finetune_decoder`."""
+
+    training: Training
+    crop_fraction: Annotated[float, Field(gt=0, le=1)]
+    warmup_loops: Annotated[int, Field(ge=0)]
+    discriminator_learning_rate: Positive
+
+
 class ExtractLatents(Section):
     """Section `extract_latents`."""
 
@@ -241,6 +269,7 @@ class Params(Section):
     prepare_loops: PrepareLoops
     train_audio_vae: TrainAudioVAE
     extract_latents: ExtractLatents
+    finetune_decoder: FinetuneDecoder
     train_latent_vae: TrainLatentVAE
     evaluate_reconstruction: EvaluateReconstruction
     evaluate_descriptors: EvaluateDescriptors

@@ -59,6 +59,16 @@ def audio_vae_folder(loops_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def decoder_folder(loops_folder: Path, audio_vae_folder: Path) -> Path:
+    """`data/decoder/kl`: that audio VAE with a decoder hardly fine-tuned."""
+    from tests.helpers.params import finetune_small_decoder
+
+    folder = loops_folder.parent / "decoder" / "kl"
+    finetune_small_decoder(loops_folder, audio_vae_folder, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def latents_folder(loops_folder: Path, audio_vae_folder: Path) -> Path:
     """`data/latents/kl` of these loops and this audio VAE."""
     from techloop.training.latents import extract_latents

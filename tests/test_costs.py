@@ -11,7 +11,7 @@ from techloop.models.audio_vae import AudioVAE
 from techloop.params import AudioVAECell
 from techloop.pipeline.costs import Card, Cost, Meter, at_batch, metered
 from techloop.training.audio_vae import audio_vae_loss
-from techloop.training.optimizer import make_optimizer
+from techloop.training.optimizer import ParameterGroup, make_optimizer
 from tests.helpers.params import GRID
 
 SIZES = (1, 2, 3)
@@ -22,7 +22,10 @@ def train(regulariser: str, *batches: int) -> None:
     """One step per batch size of a small audio VAE."""
     cell = AudioVAECell(regulariser=regulariser, weight=1, warmup_loops=0, free_nats=0)
     vae = AudioVAE(GRID, latent_dim=8, channels=64, blocks=1)
-    optimizer, generator = make_optimizer(vae, 1e-3), torch.Generator().manual_seed(0)
+    optimizer, generator = (
+        make_optimizer([ParameterGroup(vae.parameters(), 1e-3)]),
+        torch.Generator().manual_seed(0),
+    )
     for batch in batches:
         spectrum = torch.randn(batch, 770, FRAMES)
         audio_vae_loss(vae, spectrum, cell, generator, 1)["loss"].backward()

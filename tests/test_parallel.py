@@ -20,17 +20,20 @@ from tests.helpers.params import ROOT
 TRAINING = """
 import sys
 from pathlib import Path
-from tests.helpers.params import small_params, train_small_audio_vae, train_small_latent_vae
+from tests.helpers.params import (
+    finetune_small_decoder, small_params, train_small_audio_vae, train_small_latent_vae
+)
 
 kind, data, folder, cell, loops = sys.argv[1:]
-section = getattr(small_params(), f"train_{kind}_vae")
+section = small_params().train_audio_vae
 training = section.training.model_copy(update={"loops": int(loops)})
 section = section.model_copy(update={"training": training})
-train = {"audio": train_small_audio_vae, "latent": train_small_latent_vae}[kind]
 if kind == "audio":
-    train(Path(data), Path(folder), section.cell(cell), params=section)
+    train_small_audio_vae(Path(data), Path(folder), section.cell(cell), params=section)
+elif kind == "decoder":
+    finetune_small_decoder(Path(data), Path(data).parent / "audio_vae" / "kl", Path(folder))
 else:
-    train(Path(data), Path(folder), cell)
+    train_small_latent_vae(Path(data), Path(folder), cell)
 """
 
 DIVERGING = """
@@ -51,10 +54,11 @@ GRADIENTS = """
 import sys
 import torch
 from techloop.models.audio_vae import AudioVAE
-from techloop.models.discriminators import LatentDiscriminator
+from techloop.models.latent_discriminator import LatentDiscriminator
 from techloop.models.sampling import rank_and_world_size
 from techloop.training.audio_vae import audio_vae_loss
-from techloop.training.augmentation import random_spectra
+from techloop.training.augmentation import random_crops, random_spectra
+from techloop.training.decoder import Game, decoder_loss
 from techloop.training.distributed import launch_fabric
 from tests.helpers.params import GRID, small_params
 
@@ -77,6 +81,26 @@ for regulariser in ("kl", "wae", "wae-gan"):
     fabric.backward(terms["loss"])
     gradients = {name: p.grad for name, p in trained.named_parameters() if p.grad is not None}
     every[regulariser] = gradients | {name: value.detach() for name, value in terms.items()}
+for name, plays in (("decoder", True), ("decoder alone", False)):
+    torch.manual_seed(0)
+    cell = small_params().finetune_decoder.cell("kl")
+    # The hinge's gradients of both halves nearly cancel out while scores are near zero.
+    cell = cell.model_copy(update={"objective": "least-squares"})
+    trained = Game(AudioVAE(GRID, latent_dim=4, channels=32, blocks=1), cell, seed=0)
+    with torch.no_grad():
+        for p in trained.vae.parameters():
+            p += 0.02 * torch.randn(p.shape)
+    wrapped = fabric.setup_module(trained)
+    # Six loops: half of them are not a whole number per process.
+    x, generator = 0.1 * torch.randn(6, GRID.samples), torch.Generator().manual_seed(5)
+    crops = random_crops(x[rank::count], GRID, 24, generator)
+    terms = decoder_loss(wrapped, crops, cell, generator, plays)
+    fabric.backward(terms["loss"])
+    gradients = {
+        name: p.grad for name, p in trained.named_parameters()
+        if p.grad is not None and (plays or "discriminators" not in name)
+    }
+    every[name] = gradients | {name: value.detach() for name, value in terms.items()}
 if rank == 0:
     torch.save(every, sys.argv[1])
 """
@@ -113,7 +137,8 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
         assert process.returncode == 0, output
         results.append(torch.load(file, weights_only=True))
     one, two = results
-    assert list(one) == ["kl", "wae", "wae-gan"]
+    assert list(one) == ["kl", "wae", "wae-gan", "decoder", "decoder alone"]
+    assert any("discriminators" in name for name in one["decoder"])
     for regulariser, values in one.items():
         assert set(values) == set(two[regulariser])
         for name, expected in values.items():
@@ -127,12 +152,12 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
 @pytest.mark.ci
 @pytest.mark.parametrize(
     ("kind", "cell"),
-    [("audio", "kl"), ("latent", "kl-sample-4")],
+    [("audio", "kl"), ("latent", "kl-sample-4"), ("decoder", "kl")],
 )
 def test_two_processes_train_like_one(
     loops_folder: Path, latents_folder: Path, tmp_path: Path, kind: str, cell: str
 ) -> None:
-    data = {"audio": loops_folder, "latent": latents_folder}[kind]
+    data = latents_folder if kind == "latent" else loops_folder
     folders = []
     for processes in (1, 2):
         folder = tmp_path / f"{processes}" / "vae"

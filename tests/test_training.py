@@ -14,21 +14,32 @@ import torch
 from torch import nn
 
 from techloop.artifacts import read_json, write_json
-from techloop.audio.vocoder import values_per_frame
+from techloop.audio.vocoder import log_amplitudes, values_per_frame
 from techloop.data.datasets import LatentDataset, LoopDataset
 from techloop.metric import flat_metrics, read_metrics
 from techloop.models.audio_vae import AudioVAE
-from techloop.models.discriminators import LatentDiscriminator
+from techloop.models.latent_discriminator import LatentDiscriminator
 from techloop.models.latent_vae import LatentVAE
 from techloop.params import Training
 from techloop.training.audio_vae import train_audio_vae
-from techloop.training.augmentation import change_speed, random_rotation, random_spectra
+from techloop.training.augmentation import (
+    change_speed,
+    random_crops,
+    random_rotation,
+    random_spectra,
+)
 from techloop.training.checkpoint import checkpoint_of
 from techloop.training.distributed import launch_fabric
 from techloop.training.latent_summary import latent_summary, read_dimensions
 from techloop.training.loop import fit
 from techloop.training.losses import gaussian_kl, penalty_share, rate, spectrogram_distance
-from techloop.training.optimizer import MAX_GRADIENT_NORM, learning_rate_share
+from techloop.training.optimizer import (
+    MAX_GRADIENT_NORM,
+    ParameterGroup,
+    clip_gradients,
+    learning_rate_share,
+    make_optimizer,
+)
 from techloop.training.sampler import shuffled_rows
 from techloop.training.task import Task
 from tests.helpers.params import (
@@ -136,6 +147,59 @@ def test_a_training_learns_and_returns_its_history(tmp_path: Path) -> None:
     assert [r["loops_seen"] for r in history if r["split"] == "validation"] == list(
         range(16, 4_001, 16)
     )
+
+
+class TwoGroupsTask(LineTask):
+    """The bias has a learning rate of its own."""
+
+    def __init__(self, bias_rate):
+        super().__init__()
+        self.bias_rate, self.rows = bias_rate, []
+
+    def groups(self, learning_rate):
+        weight, bias = self.module.weight, self.module.bias
+        return [
+            ParameterGroup([weight], learning_rate, name="weight"),
+            ParameterGroup([bias], self.bias_rate, (0.5, 0.9)),
+        ]
+
+    def loss(self, module, batch, generator, seen):
+        terms = super().loss(module, batch, generator, seen)
+        return terms | ({"late": torch.tensor(3.0)} if seen >= 36 else {})
+
+    def inspect(self, history):
+        self.rows.append(len(history))
+
+
+def test_groups_have_rates_and_norms_of_their_own(tmp_path: Path) -> None:
+    tasks = [TwoGroupsTask(rate) for rate in (1e-9, 0.01)]
+    start = tasks[0].module.bias.clone()
+    histories = [fit_line(tmp_path / str(i), task)[1] for i, task in enumerate(tasks)]
+    moved = [float((task.module.bias - start).abs()) for task in tasks]
+    assert moved[0] < 1e-6 < 1e-2 < moved[1]
+    train = [row for row in histories[0] if row["split"] == "train"]
+    assert all(row["gradient_norm_weight"] > 0 for row in train)
+    assert not any("gradient_norm_" in row for row in train), "a group without a name"
+    # A number that begins late is the mean over the steps that have it.
+    assert ["late" in row for row in train] == [row["loops_seen"] > 36 for row in train]
+    assert {row["late"] for row in train if "late" in row} == {3.0}
+    assert len(tasks[0].rows) == len(train)
+
+
+def test_each_group_is_clipped_by_itself() -> None:
+    large, small = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
+    fabric = launch_fabric()
+    optimizer = make_optimizer(
+        [ParameterGroup([large], 0.1, name="large"), ParameterGroup([small], 0.1, name="small")]
+    )
+    optimizer = fabric.setup_optimizers(optimizer)
+    large.grad, small.grad = torch.full((4,), 50.0), torch.full((4,), 0.1)
+    norms = clip_gradients(fabric, optimizer)
+    assert {n: float(v) for n, v in norms.items()} == pytest.approx(
+        {"gradient_norm_large": 100, "gradient_norm_small": 0.2}
+    )
+    assert float(large.grad.norm()) == pytest.approx(MAX_GRADIENT_NORM, rel=1e-4)
+    assert float(small.grad.norm()) == pytest.approx(0.2)
 
 
 def test_the_seed_matters(tmp_path: Path) -> None:
@@ -293,6 +357,26 @@ def test_a_step_sees_parts_of_loops_at_some_speed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("techloop.training.augmentation.SILENT_SHARE", 1.0)
     silent = random_spectra(x, GRID, 60, torch.Generator().manual_seed(0))
     torch.testing.assert_close(silent, torch.full_like(silent, math.log(1e-3)))
+
+
+def test_a_crop_is_a_part_of_its_loop_at_some_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(4, GRID.samples, generator=torch.Generator().manual_seed(0))
+    lengths, firsts = set(), set()
+    for seed in range(20):
+        crops = random_crops(x, GRID, 48, torch.Generator().manual_seed(seed))
+        assert crops.shape == (4, 48 * GRID.hop)
+        spectrum = random_spectra(x, GRID, 48, torch.Generator().manual_seed(seed))
+        # Frames far from the splice are those of the same place in the loop.
+        inside = log_amplitudes(crops, GRID.hop)[..., 10:-10]
+        torch.testing.assert_close(inside, spectrum[..., 10:-10], atol=1e-2, rtol=1e-3)
+        silent = crops.abs().amax(1) == 0
+        assert torch.equal(silent, spectrum.amax((1, 2)) < -6)
+        lengths.add(round(float(spectrum.mean()), 4))
+        firsts.add(round(float(crops[0, 0]), 4))
+    assert len(lengths) > 10
+    assert len(firsts) > 10
+    monkeypatch.setattr("techloop.training.augmentation.SILENT_SHARE", 1.0)
+    assert not random_crops(x, GRID, 48, torch.Generator().manual_seed(0)).any()
 
 
 def test_a_reader_gives_the_rows_it_is_asked_for(loops_folder: Path) -> None:

@@ -1,1 +1,1 @@
-"""The networks: the audio VAE, the latent VAE, and the discriminator of WAE-GAN."""
+"""The networks: the audio VAE, the latent VAE, and the discriminators that train them."""

@@ -13,7 +13,7 @@ from techloop.audio.vocoder import log_amplitudes
 from techloop.data.datasets import LoopDataset
 from techloop.metric import Measurement, Metric, flat_metrics
 from techloop.models.audio_vae import AudioVAE
-from techloop.models.discriminators import LatentDiscriminator
+from techloop.models.latent_discriminator import LatentDiscriminator
 from techloop.models.sampling import sample
 from techloop.params import AudioVAECell, TrainAudioVAE
 from techloop.training.augmentation import random_spectra

@@ -25,13 +25,32 @@ def random_spectra(
         frames: length of each part in latent frames.
         generator: newly seeded for each step; the speed follows from its seed.
     """
+    x, first = _random_places(x, grid, generator)
+    return log_amplitudes(x, grid.hop, first, frames)
+
+
+def random_crops(
+    x: Float[Tensor, "b samples"], grid: Grid, frames: int, generator: Generator
+) -> Float[Tensor, "b part"]:
+    """The waveforms of parts drawn as in `random_spectra`, each bent to a circle of its own.
+
+    Where such a circle closes there is a splice, which no loop has. A model has to be given the
+    spliced circle, so that what it decodes has the splice too.
+    """
+    x, first = _random_places(x, grid, generator)
+    samples = torch.arange(frames * grid.hop, device=x.device)
+    return x.gather(1, (first[:, None] * grid.hop + samples) % x.shape[1])
+
+
+def _random_places(x: Tensor, grid: Grid, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Loops at one random speed, a few of them silent, and a random frame of each."""
     lengths = range(round(grid.frames / MAX_SPEED), round(grid.frames * MAX_SPEED) + 1)
     fast = [n for n in lengths if n == grid.frames or 30**20 % n == 0]  # primes 2, 3, 5: fast FFT
     # The speed is drawn on the CPU, so that no step waits for the device.
     samples = fast[generator.initial_seed() % len(fast)] * grid.hop
     audible = draw_shard(torch.rand, size=(len(x), 1), generator=generator) >= SILENT_SHARE
     first = draw_shard(torch.randint, samples // grid.hop, size=(len(x),), generator=generator)
-    return log_amplitudes(change_speed(x * audible, samples), grid.hop, first, frames)
+    return change_speed(x * audible, samples), first
 
 
 def change_speed(x: Float[Tensor, "b samples"], samples: int) -> Float[Tensor, "b other"]:

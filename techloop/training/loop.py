@@ -4,6 +4,7 @@ What a step computes is the task's business (`techloop.training.task`).
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from techloop.params import Training
 from techloop.rank import is_rank_zero
 from techloop.training.checkpoint import History, checkpoint_of
-from techloop.training.optimizer import MAX_GRADIENT_NORM, learning_rate_share, make_optimizer
+from techloop.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from techloop.training.sampler import Sampler, mix_seeds, shuffled_rows
 from techloop.training.task import Batch, Task
 
@@ -62,7 +63,7 @@ def fit(
     """
     loops = len(task.loop_ids)
     cadence = Cadence.of(training, loops, fabric.world_size)
-    optimizer = make_optimizer(task.module, training.learning_rate)
+    optimizer = make_optimizer(task.groups(training.learning_rate))
     module, optimizer = fabric.setup(task.module, optimizer)
 
     # Resume.
@@ -99,18 +100,15 @@ def fit(
     for step in range(first, cadence.steps):
         # One step.
         generator.manual_seed(mix_seeds(seed, step, 0))
-        for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * learning_rate_share(step / cadence.steps)
+        set_learning_rate(optimizer, step / cadence.steps)
         rows = sampler(step, loops, cadence.batch_size, seed)
         batch = task.batch(rows[fabric.global_rank :: fabric.world_size])
         terms = task.loss(module, batch, generator, step * cadence.batch_size)
         fabric.backward(terms["loss"])
-        fabric.clip_gradients(
-            module, optimizer, max_norm=MAX_GRADIENT_NORM, error_if_nonfinite=False
-        )
+        norms = clip_gradients(fabric, optimizer)
         optimizer.step()
         optimizer.zero_grad()
-        means.add(terms)
+        means.add(terms | norms)
         bar.update(cadence.batch_size)
 
         done = step + 1
@@ -123,6 +121,8 @@ def fit(
                 if not math.isfinite(loss):
                     raise diverged(f"the loss is {loss}", number)
             record("train", seen, values)
+            if is_rank_zero():
+                task.inspect(history)
             bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
 
         # Validate.
@@ -178,10 +178,14 @@ class Cadence(NamedTuple):
 
 
 class RunningMeans:
-    """Means of the steps' numbers. Summed on the device; copied to the CPU only for a log."""
+    """Means of the steps' numbers. Summed on the device; copied to the CPU only for a log.
+
+    A number that some steps do not have is the mean over the others.
+    """
 
     def __init__(self) -> None:
         self._totals: dict[str, Tensor] = {}
+        self._counts = Counter[str]()
         self._losses: list[Tensor] = []
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
@@ -189,11 +193,12 @@ class RunningMeans:
         for name, value in terms.items():
             value = value.detach()
             self._totals[name] = self._totals[name] + value if name in self._totals else value
+        self._counts.update(terms.keys())
         self._losses.append(terms["loss"].detach())
 
     def take(self) -> tuple[dict[str, float], list[float]]:
         """The means since the last call, and the loss of each step since then."""
-        means = {name: float(total) / len(self._losses) for name, total in self._totals.items()}
+        means = {name: float(total) / self._counts[name] for name, total in self._totals.items()}
         losses: list[float] = torch.stack(self._losses).tolist()
-        self._totals, self._losses = {}, []
+        self._totals, self._counts, self._losses = {}, Counter(), []
         return means, losses

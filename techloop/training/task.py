@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from techloop.metric import Metric
 from techloop.models.base import Model
+from techloop.training.optimizer import ParameterGroup
 
 Batch = TypeVar("Batch")
 
@@ -53,6 +54,21 @@ class Task(ABC, Generic[Batch]):
     @abstractmethod
     def validate(self) -> dict[str, float]:
         """Named numbers of the module on held-out loops; called without gradients."""
+
+    def groups(self, learning_rate: float) -> Sequence[ParameterGroup]:
+        """What the optimiser updates: by default all parameters of the module, alike.
+
+        Args:
+            learning_rate: that of the training's parameters.
+        """
+        return [ParameterGroup(self.module.parameters(), learning_rate)]
+
+    def inspect(self, history: Sequence[Mapping[str, int | float | str]]) -> None:
+        """Warn of what a person should know; called in rank 0 after each log of training.
+
+        Args:
+            history: rows of numbers by name, up to this log.
+        """
 
 
 class ModelTask(Task[Batch]):

@@ -32,7 +32,9 @@ def small_params() -> Params:
         "length": 4,
     }
     latent["model"] = {"latent_dim": 6, "channels": 32, "blocks": 1}
-    for section in (audio, latent):
+    raw["finetune_decoder"] |= {"crop_fraction": 0.1, "warmup_loops": 48}
+    raw["finetune_decoder"]["cells"]["kl"]["discriminators"] = ["period", "frame"]
+    for section in (audio, raw["finetune_decoder"], latent):
         section["training"] |= {
             "loops": 96,
             "batch_size": 4,
@@ -71,6 +73,24 @@ def train_small_audio_vae(
         "checkpoints": folder.parent / "checkpoints",
     } | kwargs
     return train_audio_vae(loops, folder, launch_fabric(), **arguments)
+
+
+def finetune_small_decoder(
+    loops: Path, audio_vae: Path, folder: Path, **kwargs: Any
+) -> dict[str, "Measurement"]:
+    """Fine-tune a decoder with the small sizes; checkpoints beside its folder."""
+    from techloop.training.decoder import finetune_decoder
+    from techloop.training.distributed import launch_fabric
+
+    params = small_params().finetune_decoder
+    arguments = {
+        "params": params,
+        "cell": params.cell("kl"),
+        "seed": 0,
+        "log": lambda metrics, step: None,
+        "checkpoints": folder.parent / "checkpoints",
+    } | kwargs
+    return finetune_decoder(loops, audio_vae, folder, launch_fabric(), **arguments)
 
 
 def train_small_latent_vae(
