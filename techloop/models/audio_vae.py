@@ -109,6 +109,13 @@ class AudioVAE(Model):
         _, spectrum, level = self.analyse_latents(z)
         return self.sound(spectrum, level, noise)
 
+    def reconstruct(
+        self, x: Float[Tensor, "b samples"], generator: torch.Generator
+    ) -> Float[Tensor, "b samples"]:
+        """What is decoded from the posterior means of loops, with noise of the generator."""
+        mu, _ = self.encode(x)
+        return self.decode(mu, self.draw_noise(mu, generator))
+
     def draw_noise(
         self, z: Float[Tensor, "b c frames"], generator: torch.Generator
     ) -> Float[Tensor, "b samples"]:

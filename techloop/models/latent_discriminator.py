@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
-from techloop.models.audio_vae import AudioVAE
+from techloop.models.audio_vae import AudioVAE, Reconstruction
 from techloop.models.sampling import draw_shard, sample_shard
 
 WIDTH = 128
@@ -35,22 +35,23 @@ class LatentDiscriminator(nn.Module):
         )
 
     def forward(
-        self, spectrum: Float[Tensor, "b v frames"], generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, ""]]:
+        self, x: Float[Tensor, "b samples"], generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
         """The outputs of `AudioVAE.forward`, and the discriminator's cross-entropy in nats.
 
         The cross-entropy is the mean of that of the prior's frames and that of the encoder's, both
         of this process's share of the batch: log 2 where the two cannot be told apart.
         """
-        predicted, mu, sigma = self.vae(spectrum, generator)
-        frames = sample_shard(mu, sigma, generator).mT.flatten(0, 1)
+        outputs: Reconstruction = self.vae(x, generator)
+        mu = outputs.mu
+        frames = sample_shard(mu, outputs.sigma, generator).mT.flatten(0, 1)
         frames = GradientReversal.apply(frames)  # type: ignore[no-untyped-call]  # torch's
         prior = draw_shard(torch.randn, size=mu.shape, generator=generator).mT.flatten(0, 1)
         logits = self.discriminator(torch.cat([prior, frames]))[:, 0].float()
         truth = torch.cat(
             [torch.ones_like(logits[: len(prior)]), torch.zeros_like(logits[len(prior) :])]
         )
-        return predicted, mu, sigma, F.binary_cross_entropy_with_logits(logits, truth)
+        return *outputs, F.binary_cross_entropy_with_logits(logits, truth)
 
 
 class GradientReversal(torch.autograd.Function):

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from techloop.audio.vocoder import log_amplitudes
+from techloop.audio.frames import frame_values
 from techloop.data.datasets import LoopDataset
 from techloop.metric import Measurement, Metric, flat_metrics
 from techloop.models.audio_vae import AudioVAE
 from techloop.models.latent_discriminator import LatentDiscriminator
 from techloop.models.sampling import sample
 from techloop.params import AudioVAECell, TrainAudioVAE
-from techloop.training.augmentation import random_spectra
+from techloop.training.augmentation import random_crops
 from techloop.training.distributed import all_gather
 from techloop.training.latent_summary import LatentSummary, dimension_metrics, latent_summary
 from techloop.training.loop import Log
@@ -28,12 +28,15 @@ from techloop.training.losses import (
     LINEAR_DISTANCE,
     LOG_DISTANCE,
     MMD,
+    TONALITY_DISTANCE,
+    frame_distance,
     gaussian_kl,
+    log_distances,
     mean_spectral_distance,
     mmd,
     penalty_share,
     rate,
-    spectrogram_distance,
+    spectral_distance,
 )
 from techloop.training.sampler import Sampler, shuffled_rows
 from techloop.training.task import ModelTask
@@ -45,12 +48,14 @@ if TYPE_CHECKING:
 VALIDATION_LOOPS = 64
 PCA_BARS = 512  # of the training set, for the principal components that the model starts from
 BATCH = 16  # loops encoded together
-# Weights of the terms beside the log term (benchmarks/README.md).
-LINEAR_WEIGHT, FINE_WEIGHT = 2.5, 8.0
+# Weights of the terms beside the log terms (benchmarks/README.md).
+LINEAR_WEIGHT, FINE_WEIGHT, TONALITY_WEIGHT = 2.5, 8.0, 12.0
 
 # Do not compare these numbers between regularisers.
 LOSS = Metric("loss", "loss")
 PENALTY = Metric("penalty", "penalty")
+FRAME_DISTANCE = Metric("frame_distance", "distance of predicted frames", better="lower")
+NOISE_DISTANCE = Metric("noise_distance", "log distance of two draws of the noise")
 
 
 def train_audio_vae(
@@ -100,8 +105,8 @@ def train_audio_vae(
 class AudioVAETask(ModelTask[Tensor]):
     """An audio VAE (for `wae-gan` with its discriminator) and the loops it is trained on.
 
-    A step sees a part of each loop of its batch (see `random_spectra`), as a circle of its own. A
-    batch is a tensor of whole loops.
+    A step sees a part of each loop of its batch (see `random_crops`). A batch is a tensor of whole
+    loops.
     """
 
     def __init__(
@@ -116,11 +121,11 @@ class AudioVAETask(ModelTask[Tensor]):
         validation = LoopDataset(loops_folder, "validation")
         held_out = validation.audio(_spread(len(validation), VALIDATION_LOOPS))
         self.held_out = torch.from_numpy(held_out)
-        self.grid, self.cell, self.device = loops.grid, cell, device
+        self.grid, self.cell, self.seed, self.device = loops.grid, cell, seed, device
         self.frames = max(1, round(params.crop_fraction * self.grid.frames))
         torch.manual_seed(seed)
         self.model: AudioVAE = AudioVAE(self.grid, **params.model.model_dump())
-        self.model.init_from_pca(_spectra_for_pca(loops))
+        self.model.init_from_pca(_values_for_pca(loops))
         adversarial = cell.regulariser == "wae-gan"
         self.module = LatentDiscriminator(self.model) if adversarial else self.model
         self.read = loops.reader(device)
@@ -137,6 +142,9 @@ class AudioVAETask(ModelTask[Tensor]):
             LOG_DISTANCE,
             LINEAR_DISTANCE,
             FINE_DISTANCE,
+            TONALITY_DISTANCE,
+            FRAME_DISTANCE,
+            NOISE_DISTANCE,
             KL_PER_FRAME,
             PENALTY,
             BITS_PER_SECOND,
@@ -151,17 +159,18 @@ class AudioVAETask(ModelTask[Tensor]):
     def loss(  # noqa: D102
         self, module: nn.Module, batch: Tensor, generator: torch.Generator, seen: int
     ) -> dict[str, Tensor]:
-        spectrum = random_spectra(batch, self.grid, self.frames, generator)
-        return audio_vae_loss(module, spectrum, self.cell, generator, seen)
+        x = random_crops(batch, self.grid, self.frames, generator)
+        return audio_vae_loss(module, x, self.cell, generator, seen)
 
     def validate(self) -> dict[str, float]:
         """Metrics of the latents and spectral distances of reconstructions, on validation loops."""
         summary = posterior_summary(self.model, self.held_out)
         metrics = summary.metrics(self.grid.frame_rate_hz)
         dimensions = zip(self.dimension_metrics, summary.kl_per_dimension, strict=True)
+        generator = torch.Generator(self.device).manual_seed(self.seed)
         parts = (part.to(self.device) for part in self.held_out.split(BATCH))
         log_term, linear_term = mean_spectral_distance(
-            (part, self.model.decode(self.model.encode(part)[0])) for part in parts
+            (part, self.model.reconstruct(part, generator)) for part in parts
         )
         return {
             **flat_metrics(metrics),
@@ -173,25 +182,43 @@ class AudioVAETask(ModelTask[Tensor]):
 
 def audio_vae_loss(
     vae: nn.Module,
-    spectrum: Float[Tensor, "b v frames"],
+    x: Float[Tensor, "b samples"],
     cell: AudioVAECell,
     generator: torch.Generator,
     seen: int,
 ) -> dict[str, Tensor]:
-    """The `loss` and its terms: `spectrogram_distance` of the prediction, and the penalty.
+    """The `loss` and its terms.
+
+    The distance of what is decoded is that of its waveform, d(x, y) - d(y, y') / 2, with two draws
+    y and y' of the noise and d the log distance of spectra, plus the linear distance. Without the
+    second part the decoder would play no noise, because the nearest to noise is a steady sound at
+    its median. To it come the `frame_distance` of what the decoder predicts on its way, and the
+    penalty.
 
     Args:
         vae: an `AudioVAE`, or a `LatentDiscriminator` around one.
-        spectrum: log amplitudes of this process's share of the batch.
+        x: this process's share of the batch, circles of whole hops.
         cell: the regulariser, its weight, and the loops over which the weight rises.
-        generator: of the samples of the posterior and the prior.
+        generator: of the samples of the posterior and the prior, and of noise.
         seen: loops seen so far.
+
+    References:
+        Défossez et al., SING, 2018, equation 5, for d; Gritsenko et al., A spectral energy distance
+        for parallel speech synthesis, 2020, equation 5, for the two draws.
     """
-    outputs = vae(spectrum, generator)
+    outputs = vae(x, generator)
     # Repeat each scalar for every row, because `all_gather` joins rows.
-    rows = [x if x.ndim else x.expand(len(spectrum)) for x in (spectrum, *outputs)]
-    spectrum, predicted, mu, sigma, *cross_entropy = map(all_gather, rows)
-    log_term, linear_term, fine_term = spectrogram_distance(spectrum, predicted)
+    rows = [part if part.ndim else part.expand(len(x)) for part in (x, *outputs)]
+    x, values, predicted, mu, sigma, first, second, *cross_entropy = map(all_gather, rows)
+    log_term, linear_term = spectral_distance(x, first)
+    noise_term = log_distances(first, second)
+    frames = frame_distance(values, predicted)
+    frame_term = (
+        frames.log
+        + LINEAR_WEIGHT * frames.linear
+        + FINE_WEIGHT * frames.fine
+        + TONALITY_WEIGHT * frames.tonality
+    )
     kl = gaussian_kl(mu, sigma)
     if cell.regulariser == "kl":
         penalty = rate(kl, cell.free_nats)
@@ -201,12 +228,15 @@ def audio_vae_loss(
     else:
         penalty = cross_entropy[0].mean()
     weight = cell.weight * penalty_share(seen, cell.warmup_loops)
-    distance = log_term + LINEAR_WEIGHT * linear_term + FINE_WEIGHT * fine_term
+    distance = log_term - noise_term / 2 + LINEAR_WEIGHT * linear_term + frame_term
     return {
         "loss": distance + weight * penalty,
         LOG_DISTANCE.name: log_term,
         LINEAR_DISTANCE.name: linear_term,
-        FINE_DISTANCE.name: fine_term,
+        NOISE_DISTANCE.name: noise_term,
+        FRAME_DISTANCE.name: frame_term,
+        FINE_DISTANCE.name: frames.fine,
+        TONALITY_DISTANCE.name: frames.tonality,
         KL_PER_FRAME.name: rate(kl),
         PENALTY.name: penalty,
     }
@@ -220,13 +250,13 @@ def posterior_summary(vae: AudioVAE, x: Float[Tensor, "n samples"]) -> LatentSum
     return latent_summary(mu, sigma)
 
 
-def _spectra_for_pca(loops: LoopDataset) -> Float[Tensor, "n v frames"]:
-    """Every fourth frame of loops spread over a data set."""
+def _values_for_pca(loops: LoopDataset) -> Float[Tensor, "n v frames"]:
+    """Every fourth frame of loops spread over a data set, see `frame_values`."""
     rows = _spread(len(loops), max(1, PCA_BARS // loops.grid.bars))
     parts = (
         torch.from_numpy(loops.audio(part)) for part in np.array_split(rows, -(-len(rows) // 16))
     )
-    return torch.cat([log_amplitudes(x, loops.grid.hop)[..., ::4].contiguous() for x in parts])
+    return torch.cat([frame_values(x, loops.grid.hop)[..., ::4].contiguous() for x in parts])
 
 
 def _spread(size: int, most: int) -> np.ndarray:

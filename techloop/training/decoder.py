@@ -177,7 +177,7 @@ class DecoderTask(ModelTask[Tensor]):
         """Spectral distances of reconstructions, on validation loops."""
         generator = torch.Generator(self.held_out.device).manual_seed(self.seed)
         log_term, linear_term = mean_spectral_distance(
-            (x, decode(self.model, self.model.encode(x)[0], generator))
+            (x, self.model.reconstruct(x, generator))
             for x in self.held_out.split(BATCH)
         )
         return {LOG_DISTANCE.name: log_term, LINEAR_DISTANCE.name: linear_term}
@@ -216,7 +216,7 @@ class Game(nn.Module):
         """
         with torch.no_grad():
             z = sample_shard(*self.vae.encode(x), generator)
-        y = decode(self.vae, z, generator)
+        y = self.vae.decode(z, self.vae.draw_noise(z, generator))
         return y, self.play(x, y) if plays else {}
 
     def play(
@@ -266,13 +266,6 @@ def judged_rows(share: int) -> int:
     """How many of this process's rows are, or may be, among the first half of the whole batch."""
     processes = rank_and_world_size()[1]
     return math.ceil(math.ceil(share * processes / 2) / processes)
-
-
-def decode(
-    vae: AudioVAE, z: Float[Tensor, "b c frames"], generator: torch.Generator
-) -> Float[Tensor, "b samples"]:
-    """Audio of latents; `generator` draws what noise the decoder needs."""
-    return vae.decode(z)
 
 
 def decoder_loss(

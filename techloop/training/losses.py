@@ -2,22 +2,25 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from techloop.audio.spectral import circular_stft, whole_hop
-from techloop.audio.vocoder import LOG_FLOOR, fine_structure, split_windows
+from techloop.audio.frames import LOG_FLOOR, fine_structure, split_values
 from techloop.metric import Metric
 
 WINDOWS = (2048, 1024, 512, 256, 128)
 ACTIVE_VARIANCE = 0.01
+UPPER_WEIGHT = 0.5  # of fine structure in the upper half of the band
 MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 LOG_DISTANCE = Metric("log_distance", "log distance", better="lower")
 LINEAR_DISTANCE = Metric("linear_distance", "linear distance", better="lower")
 FINE_DISTANCE = Metric("fine_distance", "fine distance", better="lower")
+TONALITY_DISTANCE = Metric("tonality_distance", "tonality distance", better="lower")
 # Rates of cells with different regularisers are not comparable, so neither direction is better.
 KL_PER_FRAME = Metric("kl_nats_per_frame", "KL to the prior", "nats/frame")
 BITS_PER_SECOND = Metric("bits_per_second", "rate", "bit/s")
@@ -58,13 +61,12 @@ def spectral_distance(
     The STFTs are circular, with a quarter of the window as hop. One window gives the formula of
     Demerlé & Caillon, A hierarchical approach to techno loop generation.
     """
-    log, linear = [], []
-    for window in windows:
-        hop = whole_hop(x.shape[-1], window)
-        a, b = (_amplitude(circular_stft(v, window, hop)) for v in (x, y))
-        log.append(log_distance(a, b))
-        linear.append(linear_distance(a, b))
-    return torch.stack(log).mean(), torch.stack(linear).mean()
+    pairs = [_amplitudes(x, y, window) for window in windows]
+    log, linear = (
+        torch.stack([distance(*pair) for pair in pairs]).mean()
+        for distance in (log_distance, linear_distance)
+    )
+    return log, linear
 
 
 def mean_spectral_distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
@@ -86,28 +88,58 @@ def mean_spectral_distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[floa
     return log_term, linear_term
 
 
-def spectrogram_distance(
-    target: Float[Tensor, "b v frames"], predicted: Float[Tensor, "b v frames"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
-    """Distance of predicted log amplitudes (see `vocoder.log_amplitudes`) to a target: three terms.
+class FrameDistance(NamedTuple):
+    """How far predicted frames are from a target, in four terms.
 
-    * log: `log_distance` of the short window, plus half of that of the long window.
-    * linear: the same of `linear_distance`.
-    * fine: mean squared difference of the fine structure, which carries pitch and hardly counts in
-      the other terms. It is squared because the absolute difference is smallest for a flat
-      prediction: partials are few among many bins.
+    Attributes:
+        log: `log_distance` of the short window, plus half of that of the long window.
+        linear: the same of `linear_distance`.
+        fine: mean squared difference of the fine structure of the long window, which carries pitch
+            and hardly counts in the other terms; the lower half of the band counts twice. It is
+            squared because the absolute difference is smallest for a flat prediction: partials are
+            few among many bins.
+        tonality: mean squared difference of the tonality of bands.
     """
-    log, linear = [], []
-    for a, b in zip(split_windows(target), split_windows(predicted), strict=True):
-        log.append((a - b).abs().mean())
-        linear.append(linear_distance(a.exp(), b.exp()))
-    fine = fine_structure(target - predicted).square().mean()
-    return log[1] + log[0] / 2, linear[1] + linear[0] / 2, fine
+
+    log: Float[Tensor, ""]
+    linear: Float[Tensor, ""]
+    fine: Float[Tensor, ""]
+    tonality: Float[Tensor, ""]
 
 
-def _amplitude(spectrum: Tensor) -> Tensor:
-    """|spectrum| with a gradient that stays finite at zero."""
-    return torch.view_as_real(spectrum).square().sum(-1).add(1e-12).sqrt()
+def frame_distance(
+    target: Float[Tensor, "b v frames"], predicted: Float[Tensor, "b v frames"]
+) -> FrameDistance:
+    """Distances of predicted values of frames (see `frames.frame_values`) to a target."""
+    (long, short, tonal), (long_hat, short_hat, tonal_hat) = map(split_values, (target, predicted))
+    pairs = ((short, short_hat, 1.0), (long, long_hat, 0.5))
+    log = [weight * (a - b).abs().mean() for a, b, weight in pairs]
+    linear = [weight * linear_distance(a.exp(), b.exp()) for a, b, weight in pairs]
+    fine = fine_structure(long - long_hat).square()
+    half = fine.shape[1] // 2
+    return FrameDistance(
+        log[0] + log[1],
+        linear[0] + linear[1],
+        fine[:, :half].mean() + UPPER_WEIGHT * fine[:, half:].mean(),
+        (tonal - tonal_hat).square().mean(),
+    )
+
+
+def log_distances(
+    x: Float[Tensor, "b samples"], y: Float[Tensor, "b samples"], windows: Sequence[int] = WINDOWS
+) -> Float[Tensor, ""]:
+    """The first term of `spectral_distance` alone."""
+    return torch.stack([log_distance(*_amplitudes(x, y, w)) for w in windows]).mean()
+
+
+def _amplitudes(x: Tensor, y: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """|STFT| of both, with a gradient that stays finite at zero."""
+    hop = whole_hop(x.shape[-1], window)
+    a, b = (
+        torch.view_as_real(circular_stft(v, window, hop)).square().sum(-1).add(1e-12).sqrt()
+        for v in (x, y)
+    )
+    return a, b
 
 
 def gaussian_kl(
