@@ -105,10 +105,24 @@ class Instrument:
         return torch.cat([self.latent_vae.decode(p.to(self.device))[0].cpu() for p in batches])
 
     @torch.inference_mode()
-    def decode(self, latents: Float[Tensor, "n c frames"]) -> Float[np.ndarray, "n samples"]:
-        """Audio of the audio VAE's latents, never beyond full scale."""
-        batches = torch.split(latents, BATCH)
-        return torch.cat([self.audio_vae.decode(z.to(self.device)).cpu() for z in batches]).numpy()
+    def decode(
+        self, latents: Float[Tensor, "n c frames"], seed: int = 0, *, same_noise: bool = False
+    ) -> Float[np.ndarray, "n samples"]:
+        """Audio of the audio VAE's latents, never beyond full scale.
+
+        Args:
+            latents: of loops.
+            seed: of the noise that the decoder plays.
+            same_noise: whether all loops play the same noise, so that they differ by their latents
+                alone; else the i-th loop has the i-th draw, however many there are.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        noise = self.audio_vae.draw_noise(latents[:1] if same_noise else latents, generator)
+        parts = []
+        for rows in torch.split(torch.arange(len(latents)), BATCH):
+            own = (noise if same_noise else noise[rows]).to(self.device)
+            parts.append(self.audio_vae.decode(latents[rows].to(self.device), own).cpu())
+        return torch.cat(parts).numpy()
 
     @torch.inference_mode()
     def embed(self, audio: Float[np.ndarray, "n samples"]) -> Float[Tensor, "n d length"]:
@@ -128,21 +142,25 @@ class Instrument:
             parts.append(self.latent_vae.encode(mu, sigma)[0].cpu())
         return torch.cat(parts)
 
-    def render(self, points: Float[Tensor, "n d length"]) -> Float[np.ndarray, "n samples"]:
-        """Audio of points: one exact loop for each."""
-        return self.decode(self.latents(points))
+    def render(
+        self, points: Float[Tensor, "n d length"], seed: int = 0
+    ) -> Float[np.ndarray, "n samples"]:
+        """Audio of points: one exact loop for each; `seed` is that of the noise."""
+        return self.decode(self.latents(points), seed)
 
-    def render_sequence(self, points: Float[Tensor, "n d length"]) -> Float[np.ndarray, " samples"]:
+    def render_sequence(
+        self, points: Float[Tensor, "n d length"], seed: int = 0
+    ) -> Float[np.ndarray, " samples"]:
         """Audio of loops in sequence, decoded as one circle, so without a seam at any bar line."""
         chain = torch.cat(list(self.latents(points)), -1)
-        audio: np.ndarray = self.decode(chain[None])[0]
+        audio: np.ndarray = self.decode(chain[None], seed)[0]
         return audio
 
     def generate(
         self, n: int, seed: int, shift: Float[Tensor, "d length"] | None = None
     ) -> Float[np.ndarray, "n samples"]:
         """`n` new loops, see `sample`."""
-        return self.render(self.sample(n, seed, shift))
+        return self.render(self.sample(n, seed, shift), seed)
 
     def reconstruct(self, audio: Float[np.ndarray, "n samples"]) -> Float[np.ndarray, "n samples"]:
         """Loops, encoded and decoded by both VAEs."""
@@ -160,7 +178,7 @@ class Instrument:
     ) -> Float[np.ndarray, " total"]:
         """A closed, smooth random walk of `bars` bars that ends where it began; see `sample`."""
         noise = closed_walk(self._loops(bars), self.point_shape, seed)
-        return self.render_sequence(self.sample_prior(noise, shift))
+        return self.render_sequence(self.sample_prior(noise, shift), seed)
 
     def _loops(self, bars: int) -> int:
         """The number of loops in so many bars."""

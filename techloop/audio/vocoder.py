@@ -18,6 +18,7 @@ from techloop.audio.frames import LOG_FLOOR, LONG
 from techloop.audio.spectral import circular_istft
 
 LOBE = 2  # bins that the main lobe of the Hann window reaches to each side
+PARABOLA = 1 / (2 * math.pi * 0.25645)  # offset of a peak in bins, per slope of log amplitude: Hann
 
 
 def tones(spectrum: Float[Tensor, "b bins frames"]) -> Float[Tensor, "b samples"]:
@@ -38,41 +39,54 @@ def phases(
 ) -> Float[Tensor, "b bins frames"]:
     """Phases that make partials steady, in radians, window-centred.
 
-    Phases accumulate at `bin_frequencies` along the circle; a small correction of the frequency
-    closes it. A bin's phase is zero where the bin is loudest, so no phase depends on a position in
-    the loop: rotating the frames rotates the phases.
+    Phases accumulate at the frequencies of `locate_partials` along the circle; a small correction of the
+    frequency closes it. The phase of a partial is zero where it is loudest, so no phase depends on a
+    position in the loop: rotating the frames rotates the phases.
 
     References:
         Laroche & Dolson, Improved phase vocoder time-scale modification of audio, 1999, for phases
         locked to peaks.
     """
-    turns = bin_frequencies(amplitude) * (hop / window)  # per hop
-    turns = turns - turns.round()  # whole turns do not count, and sums stay exact without them
+    frequency, level = locate_partials(amplitude)
+    turns = frequency * (hop / window)  # per hop
+
     step = (turns + turns.roll(-1, -1)) / 2
+    step = step - step.round()  # whole turns do not count, and sums stay exact without them
     missing = step.sum(-1, keepdim=True)
     step = step - (missing - missing.round()) / step.shape[-1]
     phase = step.cumsum(-1).roll(1, -1)
     phase[..., 0] = 0
-    phase = phase - phase.gather(-1, amplitude.argmax(-1, keepdim=True))
+    phase = phase - phase.gather(-1, level.argmax(-1, keepdim=True))
     # Zero at the centre of the window: neighbouring bins alternate when counted from its start.
     alternate = torch.arange(amplitude.shape[1], device=amplitude.device)[:, None] / 2
     return 2 * math.pi * (phase - phase.round() + alternate)
 
 
-def bin_frequencies(amplitude: Float[Tensor, "b bins frames"]) -> Float[Tensor, "b bins frames"]:
-    """The frequency of each bin, in bins: the centre of gravity of the power around it.
+def locate_partials(
+    amplitude: Float[Tensor, "b bins frames"],
+) -> tuple[Float[Tensor, "b bins frames"], Float[Tensor, "b bins frames"]]:
+    """The frequency, in bins, and the log amplitude of the partial that each bin is part of.
 
-    It is taken over the width of a main lobe, so for a partial it is the partial's frequency in
-    every bin that the partial dominates.
+    They are those of the strongest bin within a main lobe, the frequency refined by the slope of
+    the log amplitude as for a Gaussian window. All bins of a partial have exactly the same numbers,
+    so they do not drift apart.
+
+    References:
+        Průša et al., A noniterative method for reconstruction of phase from STFT magnitude, 2017,
+        equation 10.
     """
-    power = amplitude.square().clamp_min(1e-20)
-    moment = power * torch.arange(power.shape[1], device=power.device)[:, None]
-    total, weighted = power.clone(), moment.clone()
+    level = amplitude.log()
+    slope = torch.zeros_like(level)
+    slope[:, 1:-1] = (level[:, 2:] - level[:, :-2]) / 2
+    bins = torch.arange(level.shape[1], device=level.device)[:, None]
+    own = bins + (PARABOLA * slope).clamp(-LOBE, LOBE)
+    strongest, frequency = level.clone(), own.clone()
     for i in range(1, LOBE + 1):
-        for values, sums in ((power, total), (moment, weighted)):
-            sums[:, :-i] += values[:, i:]
-            sums[:, i:] += values[:, :-i]
-    return weighted / total
+        for here, there in ((slice(None, -i), slice(i, None)), (slice(i, None), slice(None, -i))):
+            louder = level[:, there] > strongest[:, here]
+            frequency[:, here] = torch.where(louder, own[:, there], frequency[:, here])
+            strongest[:, here] = torch.maximum(strongest[:, here], level[:, there])
+    return frequency, strongest
 
 
 def polar(amplitude: Tensor, phase: Tensor) -> Complex[Tensor, "..."]:

@@ -185,11 +185,13 @@ def _interpolations(
 ) -> dict[str, LoopFeatures]:
     """Features of the loops of each of `INTERPOLATIONS` from `a` to `b`."""
     z = instrument.latents(interpolate(a, b, points))
-    line = instrument.decode(z)
+    line = instrument.decode(z, same_noise=True)
     sounds = {
         "latent": line,
-        "spherical": instrument.render(interpolate_spherically(a, b, points)),
-        "audio_vae": instrument.decode(interpolate(z[0], z[-1], points)),
+        "spherical": instrument.decode(
+            instrument.latents(interpolate_spherically(a, b, points)), same_noise=True
+        ),
+        "audio_vae": instrument.decode(interpolate(z[0], z[-1], points), same_noise=True),
         "crossfade": crossfade(line[0], line[-1], points),
     }
     analysed = {name: features(audio, instrument.grid) for name, audio in sounds.items()}

@@ -145,7 +145,9 @@ class LatentVAETask(ModelTask[Posteriors]):
         every = -(-len(self.held_out) // DECODED_LOOPS)
         self.decoded = tuple(v[::every].to(device) for v in (self.held_out.mu, self.held_out.sigma))
         with torch.no_grad():
-            self.sound = self.audio_vae.decode(self.decoded[0])
+            generator = torch.Generator().manual_seed(seed)
+            self.noise = self.audio_vae.draw_noise(self.decoded[0], generator)
+            self.sound = self.audio_vae.decode(self.decoded[0], self.noise)
         self.folders = {"audio_vae": audio_vae_folder}
         self.settings = params.model_dump(exclude={"cells"})
         self.notes = {
@@ -192,7 +194,8 @@ class LatentVAETask(ModelTask[Posteriors]):
     def validate(self) -> dict[str, float]:
         """`latent_vae_metrics` of held-out posteriors, and the distances of their decoded sound."""
         z, _ = self.model.decode(self.model.encode(*self.decoded)[0])
-        log_term, linear_term = mean_spectral_distance([(self.sound, self.audio_vae.decode(z))])
+        sound = self.audio_vae.decode(z, self.noise)
+        log_term, linear_term = mean_spectral_distance([(self.sound, sound)])
         held_out = (self.held_out.mu, self.held_out.sigma)
         metrics = latent_vae_metrics(self.model, self.cell.objective, *held_out, self.seed)
         return {
