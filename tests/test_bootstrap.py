@@ -8,6 +8,7 @@ from techloop.evaluation.metrics.bootstrap import (
     Estimate,
     bootstrap,
     mean,
+    median,
     paired_difference,
     resampled_counts,
 )
@@ -42,6 +43,19 @@ def test_the_deviation_of_a_mean_is_in_closed_form(rng):
 def test_a_mean_leaves_undefined_loops_out():
     values, counts = np.array([1.0, np.nan, 4.0]), np.array([[1, 1, 1], [2, 0, 1], [0, 3, 0]])
     np.testing.assert_allclose(mean(values, counts), [2.5, 2, np.nan])
+
+
+def test_a_median_is_that_of_the_repeated_loops(rng):
+    values = rng.standard_normal(9)
+    counts = np.concatenate([np.ones((1, 9), int), resampled_counts(9, seed=0, times=50)])
+    expected = [np.median(np.repeat(values, count)) for count in counts]
+    assert median(values, counts) == pytest.approx(expected)
+    even = rng.standard_normal(10)
+    assert median(even, np.ones((1, 10), int)) == pytest.approx([np.median(even)])
+    undefined = np.array([3.0, np.nan, 1.0, np.inf, 8.0])
+    assert median(undefined, np.ones((1, 5), int)) == pytest.approx([3])
+    assert np.isnan(median(undefined, np.array([[0, 3, 0, 2, 0]]))).all()
+    assert np.isnan(median(np.full(3, np.nan), np.ones((2, 3), int))).all()
 
 
 def test_what_has_no_deviation():

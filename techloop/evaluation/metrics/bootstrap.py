@@ -97,7 +97,7 @@ def paired_difference(
         seed, times: as in `bootstrap`.
 
     Raises:
-        ValueError: they differ in shape, so they are not of the same loops, or there are no loops.
+        ValueError: they differ in shape, so they are not of the same loops, or are empty.
     """
     if first.shape != second.shape:
         raise ValueError(
@@ -121,6 +121,21 @@ def mean(
     with np.errstate(invalid="ignore"):
         means: np.ndarray = weights @ values[defined].astype(np.float64) / weights.sum(1)
     return means
+
+
+def median(
+    values: Float[np.ndarray, " n"], counts: Int[np.ndarray, "times n"]
+) -> Float[np.ndarray, " times"]:
+    """The median over loops, a `Statistic`; of those that are finite (nan: none is)."""
+    defined = np.isfinite(values)
+    if not defined.any():
+        return np.full(len(counts), np.nan)
+    order = np.argsort(values[defined], kind="stable")
+    ordered, below = values[defined][order], counts[:, defined][:, order].cumsum(1)
+    size = below[:, -1:]
+    lower, upper = ((below >= half).argmax(1) for half in ((size + 1) // 2, size // 2 + 1))
+    medians: np.ndarray = (ordered[lower] + ordered[upper]) / 2
+    return np.where(size[:, 0] > 0, medians, np.nan)
 
 
 def _estimate(

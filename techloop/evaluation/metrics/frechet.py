@@ -45,7 +45,7 @@ class FrechetDistance:
         """The distance of a sample.
 
         Raises:
-            ValueError: it is no larger than its dimensions.
+            ValueError: it has as many dimensions as loops, or more.
         """
         return float(self.resampled(sample, np.ones((1, len(sample)), int))[0])
 
