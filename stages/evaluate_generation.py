@@ -7,6 +7,7 @@ from techloop.tracking.run import track
 
 def main(cell: str) -> None:
     """Write reports/generation/<cell>."""
+    from techloop.data.columns import HELD_OUT
     from techloop.data.datasets import LoopDataset
     from techloop.evaluation.generation import evaluate_generation
     from techloop.instrument import Instrument
@@ -19,9 +20,8 @@ def main(cell: str) -> None:
         evaluation = evaluate_generation(
             instrument,
             LoopDataset(inputs[0], "train"),
-            LoopDataset(inputs[0], "test"),
+            LoopDataset(inputs[0], HELD_OUT),
             loops_used=section.loops,
-            seeds=section.seeds,
             examples=section.examples,
             seed=params.seed,
         )

@@ -7,6 +7,7 @@ from techloop.tracking.run import track
 
 def main(cell: str) -> None:
     """Write reports/prior/<cell>."""
+    from techloop.data.columns import HELD_OUT
     from techloop.data.datasets import LoopDataset
     from techloop.evaluation.prior import evaluate_prior
     from techloop.models.audio_vae import AudioVAE
@@ -19,7 +20,7 @@ def main(cell: str) -> None:
         evaluation = evaluate_prior(
             AudioVAE.load(inputs[1], train.grid),
             train,
-            LoopDataset(inputs[0], "test"),
+            LoopDataset(inputs[0], HELD_OUT),
             loops_used=section.loops,
             examples=section.examples,
             seed=params.seed,

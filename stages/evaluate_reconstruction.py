@@ -7,6 +7,7 @@ from techloop.tracking.run import track
 
 def main(cell: str) -> None:
     """Write reports/reconstruction/<cell>."""
+    from techloop.data.columns import HELD_OUT
     from techloop.data.datasets import LoopDataset
     from techloop.evaluation.reconstruction import evaluate_reconstruction
     from techloop.models.audio_vae import AudioVAE
@@ -17,11 +18,16 @@ def main(cell: str) -> None:
     with track(
         f"evaluate_reconstruction@{cell}", params.logged("evaluate_reconstruction"), inputs
     ) as run:
-        loops, vae = LoopDataset(inputs[0], "test"), AudioVAE.load(inputs[1])
+        vae = AudioVAE.load(inputs[1])
         evaluation = evaluate_reconstruction(
-            vae, loops, loops_used=section.loops, examples=section.examples, seed=params.seed
+            vae,
+            LoopDataset(inputs[0], "train"),
+            LoopDataset(inputs[0], HELD_OUT),
+            loops_used=section.loops,
+            examples=section.examples,
+            seed=params.seed,
         )
-        evaluation.write(folder, loops.grid)
+        evaluation.write(folder, vae.grid)
         run.log(evaluation.metrics)
         run.artifacts(folder)
 

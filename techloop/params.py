@@ -234,7 +234,6 @@ class EvaluateGeneration(Section):
     """Section `evaluate_generation`."""
 
     loops: Count
-    seeds: Count
     examples: Count
 
 

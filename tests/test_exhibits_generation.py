@@ -16,11 +16,12 @@ ARRAYS = {
     "nearest_generated": RNG.uniform(0.3, 0.9, 20),
     "nearest_real": RNG.uniform(0.4, 1, 20),
     "plane_training": RNG.standard_normal((20, 2)),
-    "plane_test": RNG.standard_normal((20, 2)) + 1,
+    "plane_held_out": RNG.standard_normal((20, 2)) + 1,
     "plane_generated": RNG.standard_normal((20, 2)) + 2,
 }
 FACTS = {
     "loops": 20,
+    "real_loops": 18,
     "training_loops": 55,
     "generated_shown": 6,
     "real_shown": 4,
@@ -66,7 +67,7 @@ def test_the_caption_says_where_real_loops_are(
     assert "first 6 loops drawn from the prior, none chosen; after them 4 real" in (
         spectrograms.caption
     )
-    assert "20 generated and 20 real test loops to the nearest of 55" in nearest.caption
+    assert "20 generated and 18 real held-out loops to the nearest of 55" in nearest.caption
 
 
 def test_the_pictures_are_of_the_arrays(
@@ -77,16 +78,16 @@ def test_the_pictures_are_of_the_arrays(
     panels = [ax.images[0].get_array() for ax in figures["spectrograms.png"].axes[:14]]
     np.testing.assert_array_equal(np.stack(panels), ARRAYS["levels_db"])
     (plane,) = figures["plane.png"].axes
-    for points, name in zip(plane.collections, ("training", "test", "generated"), strict=True):
+    for points, name in zip(plane.collections, ("training", "held_out", "generated"), strict=True):
         np.testing.assert_allclose(points.get_offsets(), ARRAYS[f"plane_{name}"])
-        assert points.get_label() == name
+        assert points.get_label() == name.replace("_", " ")
     (histogram,) = figures["nearest.png"].axes
     medians = sorted(line.get_xdata()[0] for line in histogram.lines)
     expected = [np.median(ARRAYS[f"nearest_{name}"]) for name in ("generated", "real")]
     assert medians == pytest.approx(sorted(expected))
     assert [text.split(" (")[0] for text in legend_texts(histogram)] == [
         "generated",
-        "real test loops",
+        "real held-out loops",
     ]
 
 

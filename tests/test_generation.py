@@ -5,25 +5,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.linalg
-import scipy.stats
 
 from techloop.artifacts import read_json
+from techloop.data.columns import HELD_OUT
 from techloop.data.datasets import LoopDataset
 from techloop.evaluation.comparison import compared
 from techloop.evaluation.features import features
-from techloop.evaluation.generation import evaluate_generation, over_seeds
+from techloop.evaluation.generation import evaluate_generation
 from techloop.evaluation.generation_metrics import GenerationMetrics
 from techloop.evaluation.metrics.copies import copied_share, nearest_distance
-from techloop.evaluation.metrics.density import density_coverage, mean_pairwise_distance
+from techloop.evaluation.metrics.density import (
+    COVERAGE,
+    DENSITY,
+    DIVERSITY_RATIO,
+    density_coverage,
+    mean_pairwise_distance,
+)
 from techloop.evaluation.metrics.frechet import (
     FRECHET,
     PrincipalComponents,
     frechet_distance,
     standardised,
 )
+from techloop.evaluation.metrics.kernel import KERNEL
 from techloop.evaluation.metrics.rhythm import chance_on_grid_share, on_grid_share, seam_ratio
 from techloop.evaluation.metrics.tempo import tempo_share
 from techloop.evaluation.result import Evaluation, read_arrays
+from techloop.evaluation.training_distances import FRECHET_LOG_MEL, KERNEL_LOG_MEL
 from techloop.grid import Grid
 from techloop.instrument import Instrument
 from techloop.metric import Metric, flat_metrics, read_metrics
@@ -164,15 +172,6 @@ A, B = (
 )
 
 
-def test_an_interval_over_seeds_is_students():
-    means, intervals = over_seeds([{A: 1.0, B: 2.0}, {A: 2.0, B: 2.0}, {A: 3.0, B: np.nan}])
-    low, high = scipy.stats.t.interval(0.95, 2, loc=2, scale=scipy.stats.sem([1, 2, 3]))
-    assert (means[A], *intervals[A]) == pytest.approx((2, low, high))
-    assert np.isnan([means[B], *intervals[B]]).all()
-    with pytest.raises(ValueError, match="two or more"):
-        over_seeds([{A: 1.0}])
-
-
 def test_a_metric_has_the_baselines_that_hold_a_value_of_it():
     measured = compared(
         {A: 1.0, B: 2.0}, {"real": {A: 3.0, B: 4.0}, "chance": {B: 5.0}}, {A: (0.0, 2.0)}
@@ -204,6 +203,29 @@ def test_a_further_embedding_has_a_distance_of_its_own(tmp_path):
     assert score(train.audio()[:48]).values[metric] == pytest.approx(0, abs=1e-9)
     other = np.random.default_rng(0).normal(0, 0.1, (48, GRID.samples)).astype(np.float32)
     assert score(other).values[metric] > 0.01
+    kernel = KERNEL.of("halves", "halves")
+    assert score(other).values[kernel] > score(train.audio()).values[kernel]
+    low, high = score(other).intervals[kernel]
+    assert low < score(other).values[kernel] < high
+
+
+def test_samples_of_different_sizes_are_scored_and_the_first_loops_count_for_coverage(tmp_path):
+    folder = write_loops(tmp_path / "loops", kicks(48), ["train"] * 48)
+    score = GenerationMetrics(LoopDataset(folder, "train"), 20, seed=0)
+    sample = kicks(60, seed=1)
+    few, all_ = score(sample[:20]), score(sample)
+    assert len(score.embedding) == 48
+    assert len(all_.embedding) == len(all_.nearest) == 60
+    for metric in (DENSITY, COVERAGE, DIVERSITY_RATIO):
+        assert all_.values[metric] == few.values[metric]
+    for metric in (FRECHET_LOG_MEL, KERNEL_LOG_MEL):
+        assert all_.values[metric] != few.values[metric]
+        assert reach(all_, metric) < reach(few, metric)
+
+
+def reach(scores, metric):
+    low, high = scores.intervals[metric]
+    return high - low
 
 
 def halves(audio):
@@ -245,31 +267,33 @@ def instrument(latent_vae_folder):
     return Instrument.load(latent_vae_folder)
 
 
-def evaluated(instrument: Instrument, folder: Path, *, examples: int, seeds: int = 1) -> Evaluation:
-    """What is measured with the loops in a folder, at most 200 per sample."""
+def evaluated(
+    instrument: Instrument, folder: Path, *, examples: int, loops_used: int = 24
+) -> Evaluation:
+    """What is measured with the loops in a folder."""
     return evaluate_generation(
         instrument,
         LoopDataset(folder, "train"),
-        LoopDataset(folder, "test"),
-        loops_used=200,
-        seeds=seeds,
+        LoopDataset(folder, HELD_OUT),
+        loops_used=loops_used,
         examples=examples,
         seed=0,
     )
 
 
 def test_the_folder_is_whole_and_real_loops_win(tmp_path, instrument):
-    splits = ["train"] * 40 + ["test"] * 24
+    splits = ["train"] * 40 + ["validation", "test"] * 12
     folder = write_loops(tmp_path / "loops", kicks(64), splits)
     for name in ("a", "b"):
-        evaluation = evaluated(instrument, folder, examples=4, seeds=2)
+        evaluation = evaluated(instrument, folder, examples=4, loops_used=30)
         evaluation.write(tmp_path / name, GRID)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     metrics = flat_metrics(evaluation.metrics)
-    assert metrics["loops"] == 24
+    assert metrics["loops"] == 30
+    assert metrics["real_loops"] == 24  # of both splits
     assert metrics["training_loops"] == 40
-    for name in ("frechet_log_mel", "frechet_descriptors"):
-        assert metrics[f"real_{name}"] < metrics[name]
+    for name in ("frechet_log_mel", "kernel_log_mel", "frechet_descriptors"):
+        assert metrics[f"real_{name}"] < metrics[f"{name}_low"]
         assert metrics[f"{name}_low"] < metrics[name] < metrics[f"{name}_high"]
     assert metrics["real_coverage"] > 0.7 > metrics["coverage"]
     assert metrics["real_kick_on_beat"] == 1
@@ -290,7 +314,8 @@ def test_the_folder_is_whole_and_real_loops_win(tmp_path, instrument):
     arrays = read_arrays(tmp_path / "a")
     assert arrays["levels_db"].shape == (4 + 4 + 4, 64, GRID.frames)
     assert arrays["nearest_real"].shape == (24,)
-    assert arrays["plane_training"].shape == arrays["plane_test"].shape == (24, 2)
+    for name in ("training", "held_out", "generated"):
+        assert arrays[f"plane_{name}"].shape == (24, 2)
 
 
 def test_what_the_numbers_mean(tmp_path, instrument):
@@ -299,6 +324,7 @@ def test_what_the_numbers_mean(tmp_path, instrument):
     better = {name: m.metric.better for name, m in metrics.items() if m.metric.better}
     assert better == {
         "frechet_log_mel": "lower",
+        "kernel_log_mel": "lower",
         "frechet_descriptors": "lower",
         "coverage": "higher",
         "on_grid_share": "higher",
@@ -323,7 +349,7 @@ def test_what_the_numbers_mean(tmp_path, instrument):
 )
 def test_few_loops_leave_some_numbers_undefined(tmp_path, instrument, n, undefined):
     folder = write_loops(tmp_path / "loops", kicks(2 * n), ["train", "test"] * n)
-    evaluation = evaluated(instrument, folder, examples=5)
+    evaluation = evaluated(instrument, folder, examples=5, loops_used=n)
     evaluation.write(tmp_path / "a", GRID)
     metrics = flat_metrics(evaluation.metrics)
     assert metrics["loops"] == n
@@ -351,4 +377,4 @@ def test_loops_that_are_all_the_same_have_no_variety_to_compare_with(tmp_path, i
 def test_one_loop_is_refused(tmp_path, instrument):
     folder = write_loops(tmp_path / "loops", kicks(3), ["train", "test", "train"])
     with pytest.raises(ValueError, match="Prepare more audio"):
-        evaluated(instrument, folder, examples=4, seeds=2)
+        evaluated(instrument, folder, examples=4)

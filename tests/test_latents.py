@@ -281,6 +281,10 @@ def test_splits_that_are_not_there(loops_folder: Path, tmp_path: Path) -> None:
     index[index["split"] != "test"].to_parquet(folder / "index.parquet")
     with pytest.raises(ValueError, match="no loop is in split 'test'"):
         LoopDataset(folder, "test")
+    with pytest.raises(ValueError, match="'all' is none of train, validation, test"):
+        LoopDataset(loops_folder, ["test", "all"])
+    several = LoopDataset(folder, ["validation", "test"])  # one of them is enough
+    assert set(several.index["split"]) == {"validation"}
     with pytest.raises(ValueError, match="not a complete artifact"):
         LoopDataset(tmp_path / "nowhere")
 

@@ -78,7 +78,7 @@ def copied(folder: Path) -> Path:
     params["evaluate_smoothness"]["paths"] = 4
     params["evaluate_smoothness"]["points"] = 8
     params["evaluate_descriptors"]["bootstrap"] = 50
-    params["evaluate_generation"] |= {"loops": 24, "seeds": 2, "examples": 2}
+    params["evaluate_generation"] |= {"loops": 24, "examples": 2}
     params["evaluate_prior"] |= {"loops": 24, "examples": 2}
     params["evaluate_controls"] = {"loops": 48, "probes": 4}
     cells = params["train_latent_vae"]["cells"]

@@ -19,6 +19,7 @@ LEVELS = RNG.uniform(-80, -10, (3, 64, 240))
 VALUES = RNG.uniform(-1, 1, (4, 3))
 CURVES = RNG.uniform(size=(2, 9, 2))
 POINTS = RNG.standard_normal((30, 2))
+PAIRS = np.array([[0.1, 0.5, np.nan, 0.9], [-0.1, 0.3, 0.4, np.nan]])
 MEL = (30.0, 8000.0)
 SWEEPS = {
     name: {
@@ -57,6 +58,7 @@ DRAWINGS: dict[str, Draw] = {
     "distance_histogram": lambda path: plots.distance_histogram(
         path, {"generated": POINTS[:, 0] ** 2, "real": POINTS[:, 1] ** 2}, "distance"
     ),
+    "paired_scatter": lambda path: plots.paired_scatter(path, *PAIRS, ("original", "decoded")),
     "scatter": lambda path: plots.scatter(
         path, {"train": POINTS, "generated": POINTS / 2}, ("first", "second")
     ),
@@ -202,6 +204,21 @@ def test_points_lie_where_they_are(draw: Callable[[str], Figure]) -> None:
     np.testing.assert_array_equal(first.get_offsets(), POINTS)
     np.testing.assert_array_equal(second.get_offsets(), POINTS / 2)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("first", "second")
+
+
+def test_pairs_lie_on_axes_of_one_scale_that_hold_all_of_them(
+    draw: Callable[[str], Figure],
+) -> None:
+    ax = draw("paired_scatter").axes[0]
+    offsets = np.ma.filled(ax.collections[0].get_offsets(), np.nan)
+    np.testing.assert_array_equal(offsets[:2], PAIRS.T[:2])
+    assert ax.get_xlim() == ax.get_ylim()
+    low, high = ax.get_xlim()
+    assert low < -0.1
+    assert 0.5 < high < 0.6, "points without both values widen no axis"
+    assert list(ax.get_xticks()) == list(ax.get_yticks())
+    assert lines(ax) == {"_child0": [low, high]}
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("original", "decoded")
 
 
 def test_sweeps_ring_the_weight_nearest_to_the_default(draw: Callable[[str], Figure]) -> None:

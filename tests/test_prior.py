@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from techloop.data.columns import HELD_OUT
 from techloop.data.datasets import LoopDataset
 from techloop.evaluation.prior import evaluate_prior, smooth_frames
 from techloop.grid import Grid
@@ -45,16 +46,18 @@ def test_constant_latents_give_constant_frames() -> None:
 
 def test_the_folder_is_whole_and_real_loops_win(audio_vae_folder: Path, tmp_path: Path) -> None:
     folder = write_loops(tmp_path / "loops", kicks(48), ["train", "test"] * 24)
-    train, test = LoopDataset(folder, "train"), LoopDataset(folder, "test")
+    train, held_out = LoopDataset(folder, "train"), LoopDataset(folder, HELD_OUT)
     vae = AudioVAE.load(audio_vae_folder, GRID)
     for name in ("a", "b"):
-        evaluation = evaluate_prior(vae, train, test, loops_used=200, examples=2, seed=0)
+        evaluation = evaluate_prior(vae, train, held_out, loops_used=30, examples=2, seed=0)
         evaluation.write(tmp_path / name, GRID)
     metrics = flat_metrics(evaluation.metrics)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert metrics["real_frechet_log_mel"] < metrics["frechet_log_mel"]
     assert metrics["frechet_log_mel"] < metrics["white_frechet_log_mel"]
-    assert metrics["loops"] == 24
+    assert (metrics["loops"], metrics["real_loops"]) == (30, 24)
+    for name in ("frechet_log_mel", "kernel_log_mel", "onset_density"):
+        assert metrics[f"{name}_low"] < metrics[name] < metrics[f"{name}_high"]
     files = {"metrics.json", "arrays.npz", "facts.json", "sounds.json"}
     files |= {f"{kind}-{i}.wav" for kind in ("smooth", "white") for i in (1, 2)}
     assert files == set(contents(tmp_path / "a"))

@@ -1,11 +1,15 @@
 """Evaluation of reconstructions: complete, reproducible, with guesses that know less."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from techloop.audio.io import read_audio
+from techloop.data.columns import HELD_OUT
 from techloop.data.datasets import LoopDataset
+from techloop.evaluation.metrics import tonality
 from techloop.evaluation.metrics.fidelity import METRICS
 from techloop.evaluation.reconstruction import (
     evaluate_reconstruction,
@@ -27,6 +31,21 @@ def test_spectrum_noise_has_the_mean_spectrum_and_nothing_else():
     assert not torch.allclose(noise[0], noise[1], atol=1e-3)
 
 
+SPLITS = ["train"] * 10 + ["validation"] * 4 + ["test"] * 6
+
+
+def evaluated(vae, folder, *, loops_used=10, examples=3):
+    """What is measured with the loops in a folder."""
+    return evaluate_reconstruction(
+        vae,
+        LoopDataset(folder, "train"),
+        LoopDataset(folder, HELD_OUT),
+        loops_used=loops_used,
+        examples=examples,
+        seed=0,
+    )
+
+
 @pytest.fixture(scope="module")
 def vae():
     torch.manual_seed(0)
@@ -34,18 +53,25 @@ def vae():
 
 
 def test_the_folder_is_complete_and_the_same_again(tmp_path, vae):
-    loops = LoopDataset(write_loops(tmp_path / "loops", kicks(7), ["test"] * 7), "test")
+    folder = write_loops(tmp_path / "loops", kicks(20), SPLITS)
     for name in "ab":
-        evaluation = evaluate_reconstruction(vae, loops, loops_used=6, examples=3, seed=0)
+        evaluation = evaluated(vae, folder)
         evaluation.write(tmp_path / name, GRID)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     metrics = flat_metrics(evaluation.metrics)
-    assert metrics["loops"] == 6
+    assert (metrics["loops"], metrics["held_out_loops"]) == (6, 10)
     assert metrics["silence_fine_structure"] == 0
     baselines = ("silence", "noise", "other_loop")
     names = {m.name for m in METRICS} | {f"{b}_{m.name}" for b in baselines for m in METRICS}
-    assert set(metrics) == {"loops"} | names
-    assert flat_metrics(read_metrics(tmp_path / "a" / "metrics.json")) == metrics
+    for name in ("frechet_log_mel", "kernel_log_mel"):
+        assert metrics[f"real_{name}"] < metrics[f"{name}_low"] < metrics[name]
+        names |= {name, f"{name}_low", f"{name}_high", f"real_{name}"}
+    for metric in tonality.METRICS:
+        names |= {f"{metric.name}{end}" for end in ("", "_low", "_high")}
+        names |= {f"{baseline}_{metric.name}" for baseline in metric.baselines}
+    assert set(metrics) == {"loops", "held_out_loops"} | names
+    written = flat_metrics(read_metrics(tmp_path / "a" / "metrics.json"))
+    assert written == pytest.approx(metrics, nan_ok=True)
     wavs = [
         f"{rank}-{kind}.wav"
         for rank in ("best", "median", "worst")
@@ -60,8 +86,7 @@ def test_the_folder_is_complete_and_the_same_again(tmp_path, vae):
 
 
 def test_arrays_are_levels_of_the_examples_and_errors_per_band(tmp_path, vae):
-    loops = LoopDataset(write_loops(tmp_path / "loops", kicks(6), ["test"] * 6), "test")
-    evaluation = evaluate_reconstruction(vae, loops, loops_used=6, examples=6, seed=0)
+    evaluation = evaluated(vae, write_loops(tmp_path / "loops", kicks(20), SPLITS), examples=6)
     original, reconstruction = (
         evaluation.arrays[f"{kind}_db"] for kind in ("original", "reconstruction")
     )
@@ -78,13 +103,40 @@ def test_arrays_are_levels_of_the_examples_and_errors_per_band(tmp_path, vae):
         assert band_error_db.mean() == pytest.approx(value, rel=1e-4)
 
 
+def test_tonality_is_that_of_each_test_loop_and_of_its_reconstruction(tmp_path, vae):
+    """Loops of hiss and of chords through a decoder that plays both as they are."""
+    t, rng = np.arange(GRID.samples) / GRID.sample_rate_hz, np.random.default_rng(0)
+    chord = sum(np.sin(2 * np.pi * hz * t + hz) for hz in (3125, 4375, 5625))
+    loops = [0.1 * (rng.standard_normal(GRID.samples) if i % 2 else chord) for i in range(24)]
+    splits = ["train"] * 4 + ["validation"] * 8 + ["test"] * 12
+    folder = write_loops(tmp_path / "loops", np.stack(loops).astype(np.float32), splits)
+    perfect = copy.deepcopy(vae)
+    perfect.encode = lambda x: (x, x)
+    perfect.decode = lambda z: z
+    evaluation = evaluated(perfect, folder, loops_used=24)
+    original, reconstruction = (
+        evaluation.arrays[f"tonality_{kind}"] for kind in ("original", "reconstruction")
+    )
+    np.testing.assert_array_equal(original, reconstruction)
+    assert sorted(original.round()) == [0] * 6 + [1] * 6
+    correlation, noisy, tonal = (evaluation.metrics[m.name] for m in tonality.METRICS)
+    assert correlation.value == pytest.approx(1)
+    assert noisy.value == noisy.baselines["original"] < 0.05
+    assert tonal.value == tonal.baselines["original"] > 0.9
+    assert max(m.baselines["noise"] for m in (noisy, tonal)) < 0.4
+    for name in ("frechet_log_mel", "kernel_log_mel"):
+        measured = evaluation.metrics[name]
+        assert measured.value == measured.baselines["real"]
+
+
 @pytest.mark.parametrize("n", [2, 6])
 def test_each_of_few_loops_is_an_example_once(tmp_path, vae, n):
-    loops = LoopDataset(write_loops(tmp_path / "loops", kicks(n), ["test"] * n), "test")
-    evaluation = evaluate_reconstruction(vae, loops, loops_used=200, examples=8, seed=0)
+    folder = write_loops(tmp_path / "loops", kicks(2 * n), ["train", "test"] * n)
+    evaluation = evaluated(vae, folder, loops_used=200, examples=8)
     metrics = flat_metrics(evaluation.metrics)
     assert metrics["loops"] == n
-    assert np.isfinite(list(metrics.values())).all()
+    undefined = {name for name, value in metrics.items() if not np.isfinite(value)}
+    assert all("tonality" in name for name in undefined)  # takes five loops
     files = [sound.file for sound in evaluation.sounds]
     assert len(files) == len(set(files)) == 2 * n
     originals = [s for s in evaluation.sounds if s.facts["kind"] == "original"]
@@ -101,12 +153,15 @@ def test_ranks_have_different_names(n):
 
 
 def test_one_loop_or_another_grid_is_refused(tmp_path, vae):
-    loops = LoopDataset(write_loops(tmp_path / "loops", kicks(1), ["test"]), "test")
-    with pytest.raises(ValueError, match="takes two"):
-        evaluate_reconstruction(vae, loops, loops_used=6, examples=3, seed=0)
-    two = LoopDataset(write_loops(tmp_path / "two", kicks(2), ["test"] * 2), "test")
-    with pytest.raises(ValueError, match="1 are asked for"):
-        evaluate_reconstruction(vae, two, loops_used=1, examples=3, seed=0)
+    one = write_loops(tmp_path / "one", kicks(4), ["train", "train", "validation", "test"])
+    with pytest.raises(ValueError, match=r"takes two or more; 1 of the 2 loops .* and 2 in the"):
+        evaluated(vae, one)
+    two = write_loops(tmp_path / "two", kicks(4), ["train", "test"] * 2)
+    with pytest.raises(ValueError, match="1 of the 1 loops that are asked for"):
+        evaluated(vae, two, loops_used=1)
+    alone = write_loops(tmp_path / "alone", kicks(4), ["train", "test", "test", "test"])
+    with pytest.raises(ValueError, match="and 1 in the training split"):
+        evaluated(vae, alone)
     other = AudioVAE(Grid(bpm=120.0), latent_dim=4, channels=16, blocks=1)
     with pytest.raises(ValueError, match="the loops are on"):
-        evaluate_reconstruction(other, two, loops_used=6, examples=3, seed=0)
+        evaluated(other, two)

@@ -23,7 +23,7 @@ from techloop.reporting.cells import STAGES, Cell
 from techloop.reporting.charts import chart_script
 from techloop.reporting.latent_comparison import DRAWN, STUDY
 from techloop.reporting.metric_table import best_value, metric_table
-from techloop.reporting.numbers import format_number
+from techloop.reporting.numbers import format_interval, format_number
 from techloop.reporting.page import write_report
 from techloop.reporting.render import flat, format_field, sentence
 from tests.helpers.params import ROOT
@@ -82,7 +82,7 @@ def test_an_interval_and_baselines_belong_to_their_metric() -> None:
     assert (metric.name, values, best) == ("coverage", [0.5, 0.7], 0.7)
     assert intervals == [(0.4, 0.6), None]
     (baseline,) = table.baselines
-    assert baseline.title == "real loops"
+    assert baseline.title == "real held-out loops"
     ((metric, values, *_),) = baseline.rows
     assert metric.name == "coverage"
     np.testing.assert_array_equal(values, [0.9, math.nan])
@@ -455,6 +455,23 @@ def test_a_latent_vae_without_its_cell_is_refused(finished: Path, tmp_path: Path
 )
 def test_a_number(value: float | None, text: str) -> None:
     assert format_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("interval", "value", "text"),
+    [
+        ((43.4, 82.6), 63.0, "± 20"),
+        ((0.111, 0.179), 0.145, "± 0.034"),
+        ((0.2, 0.5), 0.3, "0.2 to 0.5"),
+        ((2.0, 2.0), 2.0, "± 0"),
+        ((math.nan, math.nan), 2.0, ""),
+        ((-math.inf, 3.0), 2.0, ""),
+    ],
+)
+def test_an_interval_is_written_by_its_reach_where_it_is_symmetric(
+    interval: tuple[float, float], value: float, text: str
+) -> None:
+    assert format_interval(interval, value) == text
 
 
 def test_a_field_of_a_table() -> None:

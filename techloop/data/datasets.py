@@ -28,9 +28,9 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class _IndexedFolder(Dataset[T_co]):
-    """A folder with a card, an index and shards; its rows of one split, or all."""
+    """A folder with a card, an index and shards; its rows of some splits, or all."""
 
-    def __init__(self, folder: str | Path, split: str | None = None) -> None:
+    def __init__(self, folder: str | Path, split: str | Sequence[str] | None = None) -> None:
         self.folder = Path(folder)
         self.card = read_json(self.folder / "card.json")
         self.grid = Grid(**self.card["grid"])
@@ -39,12 +39,14 @@ class _IndexedFolder(Dataset[T_co]):
         except (OSError, ValueError) as error:
             raise _damaged(self.folder / "index.parquet", str(error)) from None
         if split is not None:
-            if split not in SPLITS:
-                raise ValueError(f"split: {split!r} is none of {', '.join(SPLITS)}")
-            index = index[index["split"] == split]
+            splits = [split] if isinstance(split, str) else list(split)
+            if unknown := [name for name in splits if name not in SPLITS]:
+                raise ValueError(f"split: {unknown[0]!r} is none of {', '.join(SPLITS)}")
+            index = index[index["split"].isin(splits)]
             if index.empty:
+                names = " or ".join(map(repr, splits))
                 raise ValueError(
-                    f"{self.folder}: no loop is in split {split!r} (sizes: {self.card['splits']}). "
+                    f"{self.folder}: no loop is in split {names} (sizes: {self.card['splits']}). "
                     "The usual cause is that there are fewer groups than splits: add audio, or "
                     "change the fractions of prepare_loops."
                 )
@@ -59,7 +61,7 @@ class LoopDataset(_IndexedFolder[Tensor]):
 
     Args:
         folder: of the loops, here or copied from anywhere.
-        split: train, validation or test; all by default.
+        split: train, validation or test, or several of them; all by default.
 
     Attributes:
         index: one row per loop.

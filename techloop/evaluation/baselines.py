@@ -7,6 +7,7 @@ label makes no training stale.
 from techloop.metric import Measurements
 
 BASELINES = {  # and what the report calls it
+    "original": "the originals themselves",
     "silence": "silence",
     "noise": "noise of the same spectrum",
     "other_loop": "another loop",
@@ -16,7 +17,7 @@ BASELINES = {  # and what the report calls it
     "shuffled": "shuffled points",
     "white": "white frames",
     "standard_normal": "independent points from N(0, 1)",
-    "real": "real loops",
+    "real": "real held-out loops",
     "rotated": "a random rotation of the latents",
     "chance": "chance",
 }

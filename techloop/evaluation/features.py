@@ -50,7 +50,7 @@ def features(audio: Float[np.ndarray, "n samples"], grid: Grid) -> LoopFeatures:
         strength = onset_strength(batch, grid.sample_rate_hz, grid.hop)
         parts.append(
             LoopFeatures(
-                statistics=np.concatenate([level.mean(2), level.std(2)], 1),
+                statistics=level_statistics(level),
                 patterns=level_patterns(level, grid),
                 descriptors=np.stack(
                     [v.numpy() for v in loop_descriptors(batch, grid).values()], 1
@@ -68,6 +68,25 @@ def mel_levels(
     """Mel levels of loops in dB, at least -80: the spectrogram that is shown and compared."""
     x = torch.from_numpy(audio)
     return log_mel(x, grid.sample_rate_hz, hop=grid.hop, floor_db=FLOOR_DB).numpy()
+
+
+def level_statistics(
+    levels: Float[np.ndarray, "n mels frames"],
+) -> Float[np.ndarray, "n twice_mels"]:
+    """Mean and deviation over time of each mel level."""
+    return np.concatenate([levels.mean(2), levels.std(2)], 1)
+
+
+def log_mel_statistics(
+    audio: Float[np.ndarray, "n samples"], grid: Grid
+) -> Float[np.ndarray, "n twice_mels"]:
+    """Mean and deviation over time of each mel level of loops, in dB: `LoopFeatures.statistics`."""
+    return np.concatenate(
+        [
+            level_statistics(mel_levels(audio[i : i + BATCH], grid))
+            for i in range(0, len(audio), BATCH)
+        ]
+    )
 
 
 def level_patterns(

@@ -11,7 +11,14 @@ from tqdm import tqdm
 from techloop.audio.descriptors import LABELS, UNITS
 from techloop.data.datasets import LoopDataset
 from techloop.evaluation.baselines import OTHER_SAMPLES
-from techloop.evaluation.features import BATCH, features, level_patterns, mel_levels
+from techloop.evaluation.features import (
+    BATCH,
+    features,
+    level_patterns,
+    level_statistics,
+    mel_levels,
+)
+from techloop.evaluation.metrics.bootstrap import Estimate, bootstrap, mean, median
 from techloop.evaluation.metrics.copies import (
     NEAREST_TRAINING_DB,
     NEAREST_TRAINING_RATIO,
@@ -24,22 +31,17 @@ from techloop.evaluation.metrics.density import (
     density_coverage,
     mean_pairwise_distance,
 )
-from techloop.evaluation.metrics.frechet import (
-    FRECHET,
-    PrincipalComponents,
-    frechet_distance,
-    standardised,
-)
+from techloop.evaluation.metrics.frechet import FRECHET, FrechetDistance, standardised
 from techloop.evaluation.metrics.rhythm import (
     ON_GRID_SHARE,
     SEAM_RATIO,
     on_grid_share,
     seam_ratio,
 )
+from techloop.evaluation.training_distances import LOG_MEL, TrainingDistances, reference_rows
 from techloop.grid import Grid
 from techloop.metric import Metric
 
-FRECHET_LOG_MEL = FRECHET.of("log_mel", "log-mel statistics", "dB²")
 FRECHET_DESCRIPTORS = FRECHET.of("descriptors", "descriptors")
 SILENT_SHARE = Metric(
     "silent_share", "share of silent loops", better="lower", baselines=OTHER_SAMPLES
@@ -51,9 +53,7 @@ MEANS = tuple(
 )
 
 NEIGHBOURS = 5
-COMPONENTS = 16
 SILENT_LUFS = -60.0
-TRAINING_LOOPS = 2000  # the most that generated loops are compared with, in search of copies
 Embedding = Callable[[np.ndarray, Grid], np.ndarray]
 
 
@@ -62,39 +62,45 @@ class GenerationScores(NamedTuple):
 
     Attributes:
         values: by metric.
+        intervals: ends of the 95 % intervals of those that have one.
         embedding: where the loops lie among training loops, in dB.
         nearest: the ratio of `nearest_distance` to training loops.
     """
 
     values: dict[Metric, float]
+    intervals: dict[Metric, tuple[float, float]]
     embedding: Float[np.ndarray, "n k"]
     nearest: Float[np.ndarray, " n"]
 
 
 class GenerationMetrics:
-    """Scores of samples of loops, against a sample of training loops of the same size.
+    """Scores of samples of loops, which may differ in size, against the training loops.
 
-    Called with audio `(n, samples)` it measures
+    Called with audio `(m, samples)` it measures
 
-    * `FRECHET_LOG_MEL`: `frechet_distance` of log-mel statistics to those of training loops, in the
-      latter's first 16 principal components (for fewer than 64 loops: one per four loops);
-    * `FRECHET_DESCRIPTORS`: that of the 12 loop descriptors without loudness, in deviations of
-      the training loops; nan for fewer than 13 loops;
-    * `FRECHET.of(name, name)` of each further embedding, in its first 16 principal components;
-    * `DENSITY`, `COVERAGE`: `density_coverage` in the components of the log-mel statistics, 5
-      neighbours; nan for fewer than 6 loops;
+    * `FRECHET_LOG_MEL`, `KERNEL_LOG_MEL`: distances of log-mel statistics to those of all training
+      loops, at most 5,000; `FRECHET.of(name, name)`, `KERNEL.of(name, name)` of each further
+      embedding; see `TrainingDistances`;
+    * `FRECHET_DESCRIPTORS`: that of the 12 loop descriptors without loudness, to `n` training
+      loops, in their deviations; nan for fewer than 13;
+    * `DENSITY`, `COVERAGE`: `density_coverage` of `n` loops among `n` training loops, in the
+      components of the log-mel statistics, 5 neighbours; nan for fewer than 6 loops;
     * `DIVERSITY_RATIO`: `mean_pairwise_distance` there over that of training loops; nan where
       these are all the same;
-    * `NEAREST_TRAINING_DB`, `NEAREST_TRAINING_RATIO`: medians of `nearest_distance` to up to 2000
-      training loops;
+    * `NEAREST_TRAINING_DB`, `NEAREST_TRAINING_RATIO`: medians of `nearest_distance` to all training
+      loops, at most 5,000;
     * `ON_GRID_SHARE`: see `on_grid_share`; `SEAM_RATIO`: the median of `seam_ratio`;
     * `SILENT_SHARE`: loops below -60 LUFS; `MEANS`: means of descriptors.
 
+    Distances, means and medians have intervals by bootstrap over the sample's loops.
+
     Args:
         train: the training split.
-        n: size of the samples.
-        seed: of the draw of the reference.
-        embeddings: further ones by name, from audio `(n, samples)` and its grid to `(n, d)`.
+        n: size of the smallest sample, which is that of all where density and coverage, which
+            depend on it, are measured: the first `n` loops count.
+        seed: of the choice of training loops and of the bootstrap.
+        embeddings: further ones by name, from audio `(n, samples)` and its grid to `(n, d)`. They
+            are called with batches.
     """
 
     def __init__(
@@ -105,65 +111,83 @@ class GenerationMetrics:
         seed: int,
         embeddings: Mapping[str, Embedding] | None = None,
     ) -> None:
-        self.grid = grid = train.grid
-        rows = np.random.default_rng(seed).permutation(len(train))[:TRAINING_LOOPS]
-        audio = train.audio(rows[:n])
-        self.reference = features(audio, grid)
-        starts = tqdm(range(0, len(rows), BATCH), "training loops", leave=False)
-        self.training_patterns = np.concatenate(
-            [
-                level_patterns(mel_levels(train.audio(rows[i : i + BATCH]), grid), grid)
-                for i in starts
-            ]
-        )
-        self.components = min(COMPONENTS, max(n // 4, 1))
-        statistics = self.reference.statistics
-        self.project = PrincipalComponents(statistics, min(max(self.components, 2), n - 1))
-        self.embedding = self.project(statistics)
-        self.diversity = mean_pairwise_distance(self.embedding[:, : self.components])
-        self.further = {}
-        for name, embed in (embeddings or {}).items():
-            points = embed(audio, grid)
-            project = PrincipalComponents(points, min(self.components, *points.shape))
-            self.further[FRECHET.of(name, name)] = (embed, project, project(points))
-
-    def __call__(self, audio: Float[np.ndarray, "n samples"]) -> GenerationScores:
-        """Score a sample of the size that was given."""
-        sample, n = features(audio, self.grid), len(audio)
-        embedding = self.project(sample.statistics)
-        reference, points = (e[:, : self.components] for e in (self.embedding, embedding))
-        distance_db, nearest = nearest_distance(sample.patterns, self.training_patterns)
-        density, coverage = (
-            density_coverage(reference, points, NEIGHBOURS)
-            if n > NEIGHBOURS
-            else (math.nan, math.nan)
-        )
+        self.grid, self.n, self.seed = train.grid, n, seed
+        rows = reference_rows(train, seed)
+        descriptors = features(train.audio(rows[:n]), train.grid).descriptors
         # Without loudness, which is the first: preparation gave real loops one loudness, as far as
         # the peak (0.99) allows.
-        descriptors = standardised(self.reference.descriptors[:, 1:], sample.descriptors[:, 1:])
+        self.descriptors = descriptors[:, 1:]
+        statistics, patterns = [], []
+        points: dict[str, list[np.ndarray]] = {name: [] for name in embeddings or {}}
+        for i in tqdm(range(0, len(rows), BATCH), "training loops", leave=False):
+            audio = train.audio(rows[i : i + BATCH])
+            levels = mel_levels(audio, self.grid)
+            statistics.append(level_statistics(levels))
+            patterns.append(level_patterns(levels, self.grid))
+            for name, embed in (embeddings or {}).items():
+                points[name].append(embed(audio, self.grid))
+        self.training_patterns = np.concatenate(patterns)
+        name, label, unit = LOG_MEL
+        self.log_mel = TrainingDistances(
+            np.concatenate(statistics), n, name=name, label=label, unit=unit
+        )
+        self.embedding = self.log_mel.embedding
+        self.diversity = mean_pairwise_distance(self._compared(self.embedding))
+        self.further = [
+            (embed, TrainingDistances(np.concatenate(points[name]), n, name=name, label=name))
+            for name, embed in (embeddings or {}).items()
+        ]
+
+    def __call__(self, audio: Float[np.ndarray, "m samples"]) -> GenerationScores:
+        """Score a sample of `n` loops or more."""
+        sample = features(audio, self.grid)
+        embedding = self.log_mel.project(sample.statistics)
+        distance_db, nearest = nearest_distance(sample.patterns, self.training_patterns)
+        reference, points = self._compared(self.embedding), self._compared(embedding)
+        density, coverage = (
+            density_coverage(reference, points, NEIGHBOURS)
+            if self.n > NEIGHBOURS
+            else (math.nan, math.nan)
+        )
+        seam = seam_ratio(sample.onset_strength, self.grid)
+        distances = self.log_mel(sample.statistics, seed=self.seed) | {
+            FRECHET_DESCRIPTORS: self._descriptor_distance(sample.descriptors[:, 1:])
+        }
+        averages = {
+            NEAREST_TRAINING_DB: bootstrap(distance_db, median, seed=self.seed),
+            NEAREST_TRAINING_RATIO: bootstrap(nearest, median, seed=self.seed),
+            SEAM_RATIO: bootstrap(seam, median, seed=self.seed),
+        }
+        for metric in MEANS:
+            averages[metric] = bootstrap(sample.descriptor(metric.name), mean, seed=self.seed)
+        for embed, further in self.further:
+            parts = range(0, len(audio), BATCH)
+            embedded = np.concatenate([embed(audio[i : i + BATCH], self.grid) for i in parts])
+            averages |= further(embedded, seed=self.seed)
         values = {
-            FRECHET_LOG_MEL: frechet_distance(reference, points),
-            FRECHET_DESCRIPTORS: frechet_distance(*descriptors)
-            if n > descriptors[0].shape[1]
-            else math.nan,
+            **{metric: estimate.value for metric, estimate in distances.items()},
             DENSITY: density,
             COVERAGE: coverage,
             DIVERSITY_RATIO: mean_pairwise_distance(points) / self.diversity
             if self.diversity
             else math.nan,
-            NEAREST_TRAINING_DB: float(np.median(distance_db)),
-            NEAREST_TRAINING_RATIO: float(np.median(nearest)),
             ON_GRID_SHARE: on_grid_share(sample.onsets, self.grid),
-            SEAM_RATIO: _median(seam_ratio(sample.onset_strength, self.grid)),
             SILENT_SHARE: float((sample.descriptor("loudness_db") < SILENT_LUFS).mean()),
+            **{metric: estimate.value for metric, estimate in averages.items()},
         }
-        values |= {mean: float(sample.descriptor(mean.name).mean()) for mean in MEANS}
-        for metric, (embed, project, training) in self.further.items():
-            values[metric] = frechet_distance(training, project(embed(audio, self.grid)))
-        return GenerationScores(values, embedding, nearest)
+        intervals = {
+            metric: estimate.interval
+            for metric, estimate in (distances | averages).items()
+            if math.isfinite(estimate.deviation)
+        }
+        return GenerationScores(values, intervals, embedding, nearest)
 
+    def _compared(self, embedding: Float[np.ndarray, "m k"]) -> Float[np.ndarray, "n c"]:
+        """The first `n` loops, in the components that distances are taken in."""
+        return embedding[: self.n, : self.log_mel.components]
 
-def _median(values: np.ndarray) -> float:
-    """The median of those that are finite; nan where none is."""
-    defined = values[np.isfinite(values)]
-    return float(np.median(defined)) if defined.size else math.nan
+    def _descriptor_distance(self, descriptors: Float[np.ndarray, "m d"]) -> Estimate:
+        reference, sample = standardised(self.descriptors, descriptors)
+        if self.n <= reference.shape[1]:
+            return Estimate(math.nan, math.nan)
+        return bootstrap(sample, FrechetDistance(reference).resampled, seed=self.seed)

@@ -16,7 +16,7 @@ from techloop.evaluation.comparison import compared
 from techloop.evaluation.features import mel_levels, mel_range_hz
 from techloop.evaluation.generation_metrics import GenerationMetrics
 from techloop.evaluation.result import Evaluation, Sound
-from techloop.evaluation.samples import LOOPS, real_loops, sample_size
+from techloop.evaluation.samples import LOOPS, REAL_LOOPS, real_loops, smallest_sample
 from techloop.models.audio_vae import AudioVAE
 
 REFERENCE_LOOPS = 512  # whose latents the smooth process is like
@@ -27,7 +27,7 @@ BATCH = 16
 def evaluate_prior(
     vae: AudioVAE,
     train: LoopDataset,
-    test: LoopDataset,
+    held_out: LoopDataset,
     *,
     loops_used: int,
     examples: int,
@@ -38,24 +38,25 @@ def evaluate_prior(
     Args:
         vae: the audio VAE.
         train: the training split.
-        test: the test split.
-        loops_used: size of the samples, where the splits have as many.
+        held_out: the validation and test splits: all loops, at most 2,000.
+        loops_used: loops of each kind that are drawn.
         examples: loops of each kind to hear and see: the first ones drawn.
         seed: of the draws.
 
     Returns:
-        Metrics: those of `GenerationMetrics` of loops from smooth frames, with the baselines
-        `white` (loops from white frames) and `real` (test loops).
+        Metrics: those of `GenerationMetrics` of loops from smooth frames, with 95 % intervals and
+        the baselines `white` (loops from white frames) and `real` (held-out loops).
         Arrays: `levels_db`, mel levels of the examples, smooth ones first.
 
     Raises:
-        ValueError: fewer than two loops in a split, or loops of another grid.
+        ValueError: fewer than two loops of any kind, or loops of another grid.
     """
     grid = vae.grid
-    if test.grid != grid or train.grid != grid:
-        raise ValueError(f"the loops are on {test.grid}, the audio VAE on {grid}")
-    n = sample_size(train, test, loops_used)
-    score, device = GenerationMetrics(train, n, seed=seed), next(vae.parameters()).device
+    if held_out.grid != grid or train.grid != grid:
+        raise ValueError(f"the loops are on {held_out.grid}, the audio VAE on {grid}")
+    n = loops_used
+    smallest = smallest_sample(train, held_out, n)
+    score, device = GenerationMetrics(train, smallest, seed=seed), next(vae.parameters()).device
     rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(train))[:REFERENCE_LOOPS])
     latents = torch.cat(
         [
@@ -74,12 +75,11 @@ def evaluate_prior(
         ).numpy()
         for kind, z in frames.items()
     }
+    smooth, real = score(audio["smooth"]), real_loops(held_out, seed)
     metrics = compared(
-        {LOOPS: float(n), **score(audio["smooth"]).values},
-        {
-            "white": score(audio["white"]).values,
-            "real": score(real_loops(test, n, seed)).values,
-        },
+        {LOOPS: float(n), REAL_LOOPS: float(len(real)), **smooth.values},
+        {"white": score(audio["white"]).values, "real": score(real).values},
+        smooth.intervals,
     )
 
     examples = min(examples, n)

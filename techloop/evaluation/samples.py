@@ -9,29 +9,33 @@ from techloop.data.datasets import LoopDataset
 from techloop.instrument import Instrument
 from techloop.metric import Metric
 
-LOOPS = Metric("loops", "loops per sample")
+LOOPS = Metric("loops", "loops drawn")
+REAL_LOOPS = Metric("real_loops", "real held-out loops")
 
+HELD_OUT_LOOPS = 2000  # real loops that others are compared with, at most
 BATCH = 50  # loops generated at a time, each batch by a seed of its own
 
 
-def sample_size(train: LoopDataset, test: LoopDataset, most: int) -> int:
-    """How many loops a sample can have: as many as either split, at most `most`.
+def smallest_sample(train: LoopDataset, held_out: LoopDataset, loops_used: int) -> int:
+    """Size of the smallest of three samples: training loops, held-out ones, and those drawn.
 
     Raises:
         ValueError: fewer than two.
     """
-    n = min(len(train), len(test), most)
+    n = min(len(train), len(held_out), loops_used)
     if n < 2:
         raise ValueError(
-            f"generation is evaluated on two loops per split or more; train has {len(train)}, test "
-            f"{len(test)}, and {most} are asked for. Prepare more audio."
+            f"a comparison of samples takes two loops of each or more; there are {len(train)} "
+            f"training loops and {len(held_out)} held-out ones, and {loops_used} are asked for. "
+            "Prepare more audio."
         )
     return n
 
 
-def real_loops(test: LoopDataset, n: int, seed: int) -> Float[np.ndarray, "n samples"]:
-    """Loops of the test split, drawn without replacement."""
-    return test.audio(np.sort(np.random.default_rng([seed, 1]).permutation(len(test))[:n]))
+def real_loops(held_out: LoopDataset, seed: int) -> Float[np.ndarray, "n samples"]:
+    """All held-out loops in random order; 2,000 of them, where there are more."""
+    rows = np.random.default_rng([seed, 1]).permutation(len(held_out))
+    return held_out.audio(rows[:HELD_OUT_LOOPS])
 
 
 def generated(instrument: Instrument, n: int, seed: int) -> Float[np.ndarray, "n samples"]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from techloop.data.columns import HELD_OUT
 from techloop.data.datasets import LatentDataset, LoopDataset
 from techloop.evaluation.comparison import compared
-from techloop.evaluation.generation_metrics import FRECHET_LOG_MEL, GenerationMetrics
+from techloop.evaluation.generation_metrics import GenerationMetrics
 from techloop.evaluation.interpolation import (
     END_NEAREST_RATIO,
     FOLLOWED,
@@ -28,7 +29,13 @@ from techloop.evaluation.metrics.paths import (
     PERCEPTUAL_PATH_RATIO,
 )
 from techloop.evaluation.metrics.rhythm import ON_GRID_SHARE
-from techloop.evaluation.samples import generated, sample_size, sample_standard_normal
+from techloop.evaluation.samples import (
+    generated,
+    real_loops,
+    sample_standard_normal,
+    smallest_sample,
+)
+from techloop.evaluation.training_distances import FRECHET_LOG_MEL, KERNEL_LOG_MEL
 from techloop.instrument import Instrument
 from techloop.metric import Measurement, Metric
 from techloop.params import (
@@ -55,6 +62,7 @@ if TYPE_CHECKING:
 
 BATCH = 16
 DECODED = 64  # loops whose sound is compared
+GENERATED = 200  # loops drawn per run, at most; seeds are averaged, so that fewer suffice
 WARMUP_DIVISOR = 3  # the warm-up takes at most a third of a run's budget
 LATENT_VAE_METRICS = (RATE, CROSS_ENTROPY, EXPLAINED_VARIANCE, ACTIVE_UNITS)
 SMOOTHNESS_METRICS = (
@@ -67,7 +75,7 @@ SMOOTHNESS_METRICS = (
     ),
     END_NEAREST_RATIO.name,
 )
-GENERATION_METRICS = (COVERAGE, DIVERSITY_RATIO, FRECHET_LOG_MEL, ON_GRID_SHARE)
+GENERATION_METRICS = (COVERAGE, DIVERSITY_RATIO, FRECHET_LOG_MEL, KERNEL_LOG_MEL, ON_GRID_SHARE)
 
 
 def study_training(params: Params) -> TrainLatentVAE:
@@ -110,13 +118,14 @@ def run_of_study(
         * `DECODED_LOG_DISTANCE`, `DECODED_LINEAR_DISTANCE`, see `decoded_distance`;
         * `SMOOTHNESS_METRICS` along interpolations, see `measure_paths`;
         * `GENERATION_METRICS` of loops from the learned prior, with the baselines
-          `standard_normal` (independent points) and `real` (test loops), see `GenerationMetrics`.
+          `standard_normal` (independent points) and `real` (held-out loops), see
+          `GenerationMetrics`.
 
     Raises:
         ValueError: folders that are damaged or do not fit each other.
     """
     latents, test = LatentDataset(latents_folder, "test"), LoopDataset(loops_folder, "test")
-    train = LoopDataset(loops_folder, "train")
+    train, others = LoopDataset(loops_folder, "train"), LoopDataset(loops_folder, HELD_OUT)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "latent_vae"
         train_latent_vae(
@@ -141,7 +150,7 @@ def run_of_study(
         **{metric.name: held_out[metric.name] for metric in LATENT_VAE_METRICS},
         **compared(decoded_distance(instrument, latents, DECODED)),
         **{name: paths.metrics[name] for name in SMOOTHNESS_METRICS},
-        **_generation(instrument, train, test, generation.loops, seed),
+        **_generation(instrument, train, others, min(generation.loops, GENERATED), seed),
     }
 
 
@@ -173,17 +182,17 @@ def decoded_distance(
 
 
 def _generation(
-    instrument: Instrument, train: LoopDataset, test: LoopDataset, most: int, seed: int
+    instrument: Instrument, train: LoopDataset, held_out: LoopDataset, n: int, seed: int
 ) -> dict[str, Measurement]:
     """`GENERATION_METRICS` of loops from the prior, beside those of its baselines."""
-    n = sample_size(train, test, most)
-    score = GenerationMetrics(train, n, seed=seed)
+    smallest = smallest_sample(train, held_out, n)
+    score = GenerationMetrics(train, smallest, seed=seed)
     own, standard_normal, real = (
         {metric: values[metric] for metric in GENERATION_METRICS}
         for values in (
             score(generated(instrument, n, seed)).values,
-            score(sample_standard_normal(instrument, n, seed)).values,
-            score(test.audio(range(n))).values,
+            score(sample_standard_normal(instrument, smallest, seed)).values,
+            score(real_loops(held_out, seed)).values,
         )
     )
     return compared(own, {"standard_normal": standard_normal, "real": real})

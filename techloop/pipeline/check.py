@@ -47,11 +47,11 @@ SMOKE_PARAMS = {  # replace the sizes of data in params.yaml; those of models st
     "train_audio_vae": {"training": SMOKE_TRAINING},
     "extract_latents": {"batch_size": 8},
     "train_latent_vae": {"training": SMOKE_TRAINING},
-    "evaluate_reconstruction": {"loops": 8, "examples": 2},
+    "evaluate_reconstruction": {"loops": 16, "examples": 2},
     "evaluate_descriptors": {"loops": 10},
     "evaluate_prior": {"loops": 8, "examples": 2},
     "evaluate_smoothness": {"paths": 2, "points": 8},
-    "evaluate_generation": {"loops": 8, "seeds": 2, "examples": 2},
+    "evaluate_generation": {"loops": 8, "examples": 2},
     "evaluate_controls": {"loops": 12, "probes": 2},
 }
 # For stages without training: the number that their work grows with, and the seconds per unit of it
@@ -59,17 +59,14 @@ SMOKE_PARAMS = {  # replace the sizes of data in params.yaml; those of models st
 COST_DRIVERS: dict[str, tuple[Callable[[Params], int], float]] = {
     "prepare_loops": (lambda p: p.prepare_loops.synth.loops, 0.023),
     "extract_latents": (lambda p: p.prepare_loops.synth.loops, 0.009),
-    "evaluate_reconstruction": (lambda p: p.evaluate_reconstruction.loops, 0.09),
+    "evaluate_reconstruction": (lambda p: p.evaluate_reconstruction.loops, 0.055),
     "evaluate_descriptors": (lambda p: p.evaluate_descriptors.loops, 0.18),
     "evaluate_prior": (lambda p: p.evaluate_prior.loops, 0.12),
     "evaluate_smoothness": (
         lambda p: p.evaluate_smoothness.paths * p.evaluate_smoothness.points,
         0.16,
     ),
-    "evaluate_generation": (
-        lambda p: p.evaluate_generation.loops * p.evaluate_generation.seeds,
-        0.08,
-    ),
+    "evaluate_generation": (lambda p: p.evaluate_generation.loops, 0.05),
     "evaluate_controls": (
         lambda p: p.evaluate_controls.loops + 12 * p.evaluate_controls.probes,
         0.035,

@@ -23,6 +23,7 @@ STUDY = {
     "coverage": "evaluate_generation",
     "diversity_ratio": "evaluate_generation",
     "frechet_log_mel": "evaluate_generation",
+    "kernel_log_mel": "evaluate_generation",
 }
 # Those of them that are drawn over the points per loop, and the baselines drawn behind them.
 DRAWN: Mapping[str, Sequence[str]] = {

@@ -17,3 +17,17 @@ def format_number(value: float | int | None, minus: str = "−") -> str:
     if abs(value) >= 1000 or float(value).is_integer():
         return f"{value:,.0f}".replace("-", minus)
     return f"{value:.4g}".replace("-", minus)
+
+
+def format_interval(interval: tuple[float, float], value: float) -> str:
+    """An interval as it stands behind its value: `± 33`; `0.2 to 0.5` where it is not symmetric.
+
+    Empty where an end is not finite.
+    """
+    low, high = interval
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    reach = (high - low) / 2
+    if abs(low + reach - value) > 1e-3 * reach:
+        return f"{format_number(low)} to {format_number(high)}"
+    return f"± {format_number(float(f'{reach:.2g}'))}"

@@ -329,6 +329,29 @@ def scatter(
         ax.legend(loc="best", handletextpad=0.2)
 
 
+def paired_scatter(
+    path: str | Path,
+    x: Float[np.ndarray, " n"],
+    y: Float[np.ndarray, " n"],
+    labels: tuple[str, str],
+) -> None:
+    """A point per loop, on two axes of one scale; the diagonal is where both have one value."""
+    with new_figure(path, 3.9, 3.8) as figure:
+        ax = figure.subplots()
+        both = np.concatenate([x, y])[np.tile(np.isfinite(x) & np.isfinite(y), 2)]
+        low, high = both.min(initial=0), both.max(initial=0.2)
+        low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
+        ax.plot([low, high], [low, high], color=GREY, linewidth=1.0, linestyle="--", zorder=1)
+        ax.scatter(x, y, s=14, c=BLUE, alpha=0.65, linewidths=0)
+        ax.set_xlim(low, high)
+        ax.set_aspect("equal")
+        ax.set_yticks(ax.get_xticks())
+        ax.set_ylim(low, high)
+        ax.set_xlim(low, high)
+        ax.set_xlabel(labels[0])
+        ax.set_ylabel(labels[1])
+
+
 def band_errors(
     path: str | Path,
     errors_db: Mapping[str, Float[np.ndarray, " mels"]],

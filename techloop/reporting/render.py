@@ -8,7 +8,7 @@ import jinja2
 
 from techloop.data.summary import duration
 from techloop.reporting.embedding import Item
-from techloop.reporting.numbers import format_number
+from techloop.reporting.numbers import format_interval, format_number
 
 ARROWS = {"lower": "↓", "higher": "↑", "": ""}  # by the direction in which a metric gets better
 
@@ -28,6 +28,7 @@ def render(template: str, **values: object) -> str:
     )
     environment.filters |= {
         "number": format_number,
+        "interval": format_interval,
         "field": format_field,
         "duration": duration,
         "arrow": ARROWS.__getitem__,

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
@@ -87,9 +88,20 @@ def summarise(per_loop: Mapping[str, Float[Tensor, " n"]]) -> dict[str, float]:
         for name, error in per_loop.items()
         if name not in DETAIL_MOMENTS
     }
-    xx, yy, xy = (float(per_loop[name].mean()) for name in DETAIL_MOMENTS)
+    moments = np.stack([per_loop[name].numpy() for name in DETAIL_MOMENTS], 1)
+    values["fine_structure"] = float(fine_structure(moments, np.ones((1, len(moments)), int))[0])
+    return values
+
+
+def fine_structure(
+    moments: Float[np.ndarray, "n three"], counts: Int[np.ndarray, "times n"]
+) -> Float[np.ndarray, " times"]:
+    """The correlation of detail over loops, see `summarise`; a `Statistic` of `DETAIL_MOMENTS`."""
+    weights = counts / counts.sum(1, keepdims=True)
+    xx, yy, xy = (weights @ moments.astype(np.float64)).T
     # The detail of a flat spectrum is rounding error, about 1e-6.
-    values["fine_structure"] = xy / (xx * yy) ** 0.5 if min(xx, yy) > 1e-8 else 0.0
+    flat = np.minimum(xx, yy) <= 1e-8
+    values: np.ndarray = np.where(flat, 0.0, xy / np.sqrt(np.where(flat, 1, xx * yy)))
     return values
 
 

@@ -8,6 +8,7 @@ from techloop.reporting.exhibit import Exhibit
 from techloop.reporting.plots import distance_histogram, scatter, spectrogram_grid
 
 COLUMNS = 4
+PLANE = {"training": "training", "held_out": "held out", "generated": "generated"}
 
 
 def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
@@ -34,12 +35,12 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
     )
     distance_histogram(
         pictures / "nearest.png",
-        {"generated": arrays["nearest_generated"], "real test loops": arrays["nearest_real"]},
+        {"generated": arrays["nearest_generated"], "real held-out loops": arrays["nearest_real"]},
         "distance to the nearest training loop / to the average one",
     )
     scatter(
         pictures / "plane.png",
-        {name: arrays[f"plane_{name}"] for name in ("training", "test", "generated")},
+        {label: arrays[f"plane_{name}"] for name, label in PLANE.items()},
         ("first principal component (dB)", "second principal component (dB)"),
     )
     sounds = read_json(folder / "sounds.json")
@@ -49,21 +50,22 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
             pictures / "spectrograms.png",
             "Generated loops",
             f"Mel spectrograms of the first {generated} loops drawn from the prior, none chosen; "
-            f"after them {real} real test loops, and these after both VAEs. One colour scale.",
+            f"after them {real} real held-out loops, and these after both VAEs. One colour scale.",
         ),
         Exhibit(
             "figure",
             pictures / "nearest.png",
             "Copies or not",
-            f"Distance of {facts['loops']} generated and {facts['loops']} real test loops to the "
-            f"nearest of {facts['training_loops']} training loops, over that to the average one "
-            "(mel levels by sixteenth, in the best rotation). A copy is at 0.",
+            f"Distance of {facts['loops']} generated and {facts['real_loops']} real held-out loops "
+            f"to the nearest of {facts['training_loops']} training loops, over that to the average "
+            "one (mel levels by sixteenth, in the best rotation). A copy is at 0.",
         ),
         Exhibit(
             "figure",
             pictures / "plane.png",
             "Where generated loops lie among real ones",
-            "First two principal components of the training loops' log-mel statistics.",
+            "First two principal components of the training loops' log-mel statistics, of as many "
+            "loops of each kind.",
         ),
         *(
             Exhibit(

@@ -6,8 +6,10 @@ import numpy as np
 
 from techloop.artifacts import read_json
 from techloop.evaluation.result import read_arrays
+from techloop.metric import read_metrics
 from techloop.reporting.exhibit import Exhibit
-from techloop.reporting.plots import band_errors, spectrogram_grid
+from techloop.reporting.numbers import format_number
+from techloop.reporting.plots import band_errors, paired_scatter, spectrogram_grid
 
 LINES = {  # of the errors by frequency
     "reconstruction": "reconstruction",
@@ -17,7 +19,7 @@ LINES = {  # of the errors by frequency
 
 
 def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
-    """What `evaluate_reconstruction` left, as two figures and the sounds of each example.
+    """What `evaluate_reconstruction` left, as three figures and the sounds of each example.
 
     Args:
         folder: of the evaluation.
@@ -43,6 +45,15 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
         {label: arrays[f"band_error_{name}_db"] for name, label in LINES.items()},
         mel_range_hz,
     )
+    tonal = pictures / "tonality.png"
+    original, reconstruction = (
+        arrays[f"tonality_{kind}"] for kind in ("original", "reconstruction")
+    )
+    paired_scatter(
+        tonal, original, reconstruction, ("tonality of the original", "of its reconstruction")
+    )
+    points = int((np.isfinite(original) & np.isfinite(reconstruction)).sum())
+    correlation = read_metrics(folder / "metrics.json")["tonality_correlation"].value
     return [
         Exhibit(
             "figure",
@@ -58,6 +69,14 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
             "Reconstruction error by frequency",
             "Mean absolute difference of mel levels to the original, by band, for the "
             "reconstruction and for two guesses that know less.",
+        ),
+        Exhibit(
+            "figure",
+            tonal,
+            "Noise or tone",
+            f"Tonality from 3 to 8 kHz of {points} test loops that are audible there, a point per "
+            "loop: 0 is noise, 1 a steady tone. On the dashed line, the reconstruction is as tonal "
+            f"as its original. The correlation is {format_number(round(correlation, 2))}.",
         ),
         *(
             Exhibit(
