@@ -31,8 +31,8 @@ from tqdm import tqdm
 from waveform_vae import WaveformVAE
 
 from techloop.allocator import keep_freed_memory
+from techloop.audio.frames import frame_values
 from techloop.audio.spectral import log_mel
-from techloop.audio.vocoder import log_amplitudes
 from techloop.data.datasets import LoopDataset
 from techloop.evaluation.metrics.fidelity import reconstruction_metrics
 from techloop.grid import Grid
@@ -43,7 +43,7 @@ from techloop.models.sampling import sample
 from techloop.params import AudioVAECell, TrainAudioVAE, load_params
 from techloop.reporting.plots import spectrogram_grid
 from techloop.training.audio_vae import FINE_WEIGHT, audio_vae_loss
-from techloop.training.augmentation import random_spectra
+from techloop.training.augmentation import random_crops
 from techloop.training.distributed import precision_from_environment
 from techloop.training.latent_summary import latent_summary
 from techloop.training.latent_vae import distortion_nats, latent_vae_metrics
@@ -117,22 +117,22 @@ def phaseless(conditions: Conditions, pca: bool = True, fine_term: bool = True) 
     torch.manual_seed(0)
     vae = AudioVAE(conditions.grid, **conditions.params.model.model_dump())
     start = cpu_seconds()
-    random = [layer.weight.detach().clone() for layer in (vae.encoder.linear, vae.decoder.linear)]
+    random = [layer.weight.detach().clone() for layer in (vae.encoder.linear, vae.predictor.linear)]
     vae.init_from_pca(
         torch.cat(
-            [log_amplitudes(x, conditions.grid.hop)[..., ::4] for x in conditions.loops.split(16)]
+            [frame_values(x, conditions.grid.hop)[..., ::4] for x in conditions.loops.split(16)]
         )
     )
     if not pca:
-        vae.encoder.linear.weight.data, vae.decoder.linear.weight.data = random
+        vae.encoder.linear.weight.data, vae.predictor.linear.weight.data = random
     left = conditions.seconds - (cpu_seconds() - start)
 
     def step(generator: torch.Generator, steps: int) -> Tensor:
         x = conditions.draw_batch(generator)
-        spectrum = random_spectra(x, conditions.grid, conditions.crop, generator)
+        crops = random_crops(x, conditions.grid, conditions.crop, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
             seen = steps * conditions.batch
-            terms = audio_vae_loss(vae, spectrum, conditions.cell, generator, seen)
+            terms = audio_vae_loss(vae, crops, conditions.cell, generator, seen)
             without = 0 if fine_term else FINE_WEIGHT
             return terms["loss"] - without * terms["fine_distance"]
 
@@ -241,12 +241,19 @@ def public_model(
         return torch.from_numpy(np.load(files[2])).float()
 
 
+def decode(vae: nn.Module, z: Tensor, generator: torch.Generator) -> Tensor:
+    """Loops of latents, by either kind of model."""
+    if isinstance(vae, AudioVAE):
+        return vae.decode(z, vae.draw_noise(z, generator))
+    return vae.decode(z, generator)
+
+
 def speed(conditions: Conditions) -> None:
     """Print the cost of the library's model, and its speed as a share of that of products."""
     vae = AudioVAE(conditions.grid, **conditions.params.model.model_dump())
     with torch.inference_mode():
         parts = conditions.loops[:32].split(16)
-        spectra = torch.cat([log_amplitudes(x, conditions.grid.hop) for x in parts])
+        spectra = torch.cat([frame_values(x, conditions.grid.hop) for x in parts])
     vae.init_from_pca(spectra.clone())
     batch = conditions.loops[:16]
 
@@ -262,9 +269,10 @@ def speed(conditions: Conditions) -> None:
     square = torch.randn(2048, 2048, dtype=dtype)
     peak = 2 * 2048**3 / seconds(lambda: square @ square, 10)
     z = vae.encode(batch[:1])[0].detach()
+    noise = torch.randn(1, conditions.grid.samples)
     one = conditions.grid.duration_s
     print(f"encoding: {16 * one / seconds(lambda: vae.encode(batch), 10):.0f} times real time")
-    print(f"decoding a loop alone: {1e3 * seconds(lambda: vae.decode(z), 20):.1f} ms")
+    print(f"decoding a loop alone: {1e3 * seconds(lambda: vae.decode(z, noise), 20):.1f} ms")
     optimizer = make_optimizer([ParameterGroup(vae.parameters(), 1e-4)])
     spent = dict.fromkeys(("data", "forward", "backward", "update"), 0.0)
 
@@ -272,10 +280,10 @@ def speed(conditions: Conditions) -> None:
         marks = [time.perf_counter()]
         generator = torch.Generator().manual_seed(i)
         x = conditions.draw_batch(generator)
-        spectrum = random_spectra(x, conditions.grid, conditions.crop, generator)
+        crops = random_crops(x, conditions.grid, conditions.crop, generator)
         marks.append(time.perf_counter())
         with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
-            loss = audio_vae_loss(vae, spectrum, conditions.cell, generator, i)["loss"]
+            loss = audio_vae_loss(vae, crops, conditions.cell, generator, i)["loss"]
         marks.append(time.perf_counter())
         loss.backward()
         marks.append(time.perf_counter())
@@ -340,7 +348,8 @@ def main() -> None:
         vae, steps = CONTESTANTS[name](conditions)
         mu, sigma = encode(vae, test)
         with torch.inference_mode():
-            y = torch.cat([vae.decode(part) for part in mu.split(16)])
+            noise = torch.Generator().manual_seed(0)
+            y = torch.cat([decode(vae, part, noise) for part in mu.split(16)])
         trained_s = steps * conditions.batch * conditions.crop / dataset.grid.frame_rate_hz
         measured = {
             "nats/frame": sum(latent_summary(mu, sigma).kl_per_dimension),

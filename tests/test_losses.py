@@ -6,15 +6,16 @@ from torch.distributions import Normal, kl_divergence
 
 from techloop.training.losses import (
     active_units,
+    frame_distance,
     gaussian_cross_entropy,
     gaussian_kl,
     gaussian_kl_between,
     gaussian_nll,
+    log_distances,
     mean_spectral_distance,
     mmd,
     rate,
     spectral_distance,
-    spectrogram_distance,
 )
 
 
@@ -95,17 +96,39 @@ def test_spectral_distance_of_silence_is_finite_with_finite_gradients() -> None:
     assert y.grad.isfinite().all()
 
 
-def test_spectrogram_distance_by_hand() -> None:
+def test_frame_distance_by_hand() -> None:
     torch.manual_seed(0)
-    target = torch.randn(2, 770, 12)
-    assert [v.item() for v in spectrogram_distance(target, target)] == [0, 0, 0]
-    louder = [v.item() for v in spectrogram_distance(target, target + math.log(2))]
-    assert louder == pytest.approx([1.5 * math.log(2), 1.5, 0], abs=1e-5)
-    dotted = target.clone()
-    dotted[:, 100] += 1  # one bin of the long window
-    log, _, fine = (v.item() for v in spectrogram_distance(target, dotted))
-    assert log == pytest.approx(0.5 / 513, rel=1e-4)
-    assert fine == pytest.approx(((30 / 31) ** 2 + 30 / 31**2) / 513, rel=1e-3)
+    target = torch.randn(2, 1025 + 257 + 8, 12)
+    assert [v.item() for v in frame_distance(target, target)] == [0, 0, 0, 0]
+    louder = target.clone()
+    louder[:, :-8] += math.log(2)
+    expected = [1.5 * math.log(2), 1.5, 0, 0]
+    assert [v.item() for v in frame_distance(target, louder)] == pytest.approx(expected, abs=1e-5)
+    fine = ((30 / 31) ** 2 + 30 / 31**2) / 512  # of one bin that stands out, by half of the band
+    for bin_, weight in ((100, 512 / 512), (800, 0.5 * 512 / 513)):
+        dotted = target.clone()
+        dotted[:, bin_] += 1
+        distance = frame_distance(target, dotted)
+        assert distance.log.item() == pytest.approx(0.5 / 1025, rel=1e-4)
+        assert distance.fine.item() == pytest.approx(weight * fine, rel=1e-3)
+        assert distance.tonality.item() == 0
+    tonal = target.clone()
+    tonal[:, -3] += 0.5
+    assert frame_distance(target, tonal).tonality.item() == pytest.approx(0.25 / 8, rel=1e-4)
+
+
+def test_the_distance_of_two_draws_asks_for_noise() -> None:
+    """Noise that is the same in every draw is as near to noise as any, but not the energy's."""
+    torch.manual_seed(0)
+    x, fixed, first, second = (torch.randn(16, 7_680) for _ in range(4))
+    plain, energy = [], []
+    for share in (0.0, 0.3, 0.6, 1.0):
+        y, again = ((1 - share) ** 0.5 * fixed + share**0.5 * v for v in (first, second))
+        plain.append(spectral_distance(x, y)[0].item())
+        energy.append(plain[-1] - log_distances(y, again).item() / 2)
+    assert max(plain) < 1.01 * min(plain)
+    assert energy == sorted(energy, reverse=True)
+    assert energy[-1] == pytest.approx(plain[-1] / 2, rel=0.02)
 
 
 def test_mmd_is_near_zero_for_one_distribution_and_grows_with_the_shift() -> None:

@@ -57,7 +57,7 @@ from techloop.models.audio_vae import AudioVAE
 from techloop.models.latent_discriminator import LatentDiscriminator
 from techloop.models.sampling import rank_and_world_size
 from techloop.training.audio_vae import audio_vae_loss
-from techloop.training.augmentation import random_crops, random_spectra
+from techloop.training.augmentation import random_crops
 from techloop.training.decoder import Game, decoder_loss
 from techloop.training.distributed import launch_fabric
 from tests.helpers.params import GRID, small_params
@@ -76,8 +76,8 @@ for regulariser in ("kl", "wae", "wae-gan"):
     x, generator = 0.1 * torch.randn(4, GRID.samples), torch.Generator().manual_seed(5)
     cell = small_params().train_audio_vae.cell("kl")
     cell = cell.model_copy(update={"regulariser": regulariser, "weight": 1.0, "warmup_loops": 0})
-    spectrum = random_spectra(x[rank::count], GRID, 60, generator)
-    terms = audio_vae_loss(wrapped, spectrum, cell, generator, 0)
+    crops = random_crops(x[rank::count], GRID, 60, generator)
+    terms = audio_vae_loss(wrapped, crops, cell, generator, 0)
     fabric.backward(terms["loss"])
     gradients = {name: p.grad for name, p in trained.named_parameters() if p.grad is not None}
     every[regulariser] = gradients | {name: value.detach() for name, value in terms.items()}

@@ -53,9 +53,7 @@ def frame_values(x: Float[Tensor, "b samples"], hop: int) -> Float[Tensor, "b v 
 
 def fine_structure(spectrum: Float[Tensor, "b bins frames"]) -> Float[Tensor, "b bins frames"]:
     """A log spectrum minus its running mean over `SMOOTH_BINS` bins."""
-    smooth = F.avg_pool1d(
-        spectrum.mT, SMOOTH_BINS, 1, SMOOTH_BINS // 2, count_include_pad=False
-    ).mT
+    smooth = F.avg_pool1d(spectrum.mT, SMOOTH_BINS, 1, SMOOTH_BINS // 2, count_include_pad=False).mT
     return spectrum - smooth
 
 

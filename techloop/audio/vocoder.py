@@ -39,9 +39,9 @@ def phases(
 ) -> Float[Tensor, "b bins frames"]:
     """Phases that make partials steady, in radians, window-centred.
 
-    Phases accumulate at the frequencies of `locate_partials` along the circle; a small correction of the
-    frequency closes it. The phase of a partial is zero where it is loudest, so no phase depends on a
-    position in the loop: rotating the frames rotates the phases.
+    Phases accumulate at the frequencies of `locate_partials` along the circle; a small correction
+    of the frequency closes it. The phase of a partial is zero where it is loudest, so no phase
+    depends on a position in the loop: rotating the frames rotates the phases.
 
     References:
         Laroche & Dolson, Improved phase vocoder time-scale modification of audio, 1999, for phases
@@ -51,7 +51,7 @@ def phases(
     turns = frequency * (hop / window)  # per hop
 
     step = (turns + turns.roll(-1, -1)) / 2
-    step = step - step.round()  # whole turns do not count, and sums stay exact without them
+    step = (step - step.round()).double()  # whole turns do not count; sums over long loops do
     missing = step.sum(-1, keepdim=True)
     step = step - (missing - missing.round()) / step.shape[-1]
     phase = step.cumsum(-1).roll(1, -1)
@@ -59,7 +59,7 @@ def phases(
     phase = phase - phase.gather(-1, level.argmax(-1, keepdim=True))
     # Zero at the centre of the window: neighbouring bins alternate when counted from its start.
     alternate = torch.arange(amplitude.shape[1], device=amplitude.device)[:, None] / 2
-    return 2 * math.pi * (phase - phase.round() + alternate)
+    return (2 * math.pi * (phase - phase.round() + alternate)).float()
 
 
 def locate_partials(

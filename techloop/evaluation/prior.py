@@ -71,7 +71,10 @@ def evaluate_prior(
     }
     audio = {
         kind: torch.cat(
-            [vae.decode(part.to(device)).cpu() for part in tqdm(torch.split(z, BATCH), kind)]
+            [
+                vae.decode(part.to(device), vae.draw_noise(part, generator).to(device)).cpu()
+                for part in tqdm(torch.split(z, BATCH), kind)
+            ]
         ).numpy()
         for kind, z in frames.items()
     }

@@ -81,7 +81,7 @@ def evaluate_reconstruction(
             "training split"
         )
     everything = torch.from_numpy(held_out.audio(rows))
-    decoded = _reconstruct(vae, everything)
+    decoded = _reconstruct(vae, everything, seed)
     x, y, rows_of_x = everything[tested], decoded[tested], rows[tested]
     mel, errors, tonal = _compare(grid, x, y, spectrum_noise(x, rng))
 
@@ -140,10 +140,13 @@ def rank_names(ranks: Int[np.ndarray, " examples"], n: int) -> list[str]:
     return [named.get(int(rank), f"rank {rank + 1} of {n}") for rank in ranks]
 
 
-def _reconstruct(vae: AudioVAE, x: Float[Tensor, "n samples"]) -> Float[Tensor, "n samples"]:
-    """Loops from posterior means."""
+def _reconstruct(
+    vae: AudioVAE, x: Float[Tensor, "n samples"], seed: int
+) -> Float[Tensor, "n samples"]:
+    """Loops from posterior means; `seed` is that of the decoder's noise."""
+    generator = torch.Generator().manual_seed(seed)
     parts = tqdm(x.split(BATCH), "reconstruct")
-    return torch.cat([vae.decode(vae.encode(audio)[0]) for audio in parts])
+    return torch.cat([vae.reconstruct(audio, generator) for audio in parts])
 
 
 def _compare(

@@ -175,7 +175,8 @@ def decoded_distance(
             rows = slice(start, min(start + BATCH, most))
             mu, sigma = latents.mu[rows].to(device), latents.sigma[rows].to(device)
             z, _ = latent.decode(latent.encode(mu, sigma)[0])
-            yield audio.decode(mu), audio.decode(z)
+            noise = audio.draw_noise(mu, torch.Generator().manual_seed(start))
+            yield audio.decode(mu, noise), audio.decode(z, noise)
 
     log_term, linear_term = mean_spectral_distance(pairs())
     return {DECODED_LOG_DISTANCE: log_term, DECODED_LINEAR_DISTANCE: linear_term}

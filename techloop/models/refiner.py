@@ -94,9 +94,12 @@ class Refiner(nn.Module):
         )
 
     def sound(
-        self, spectrum: Spectrum, noise: Float[Tensor, "b samples"]
+        self, spectrum: Spectrum, noise: Float[Tensor, "n samples"]
     ) -> Float[Tensor, "b samples"]:
-        """The waveform of a spectrum, given white noise; its level is not yet set."""
+        """The waveform of a spectrum, given white noise (one for each loop, or one for all).
+
+        Its level is not yet set.
+        """
         white = circular_stft(noise, self.window, self.hop) / math.sqrt(self.window * 3 / 8)
         return circular_istft(spectrum.steady + spectrum.noise_gain * white, self.window, self.hop)
 

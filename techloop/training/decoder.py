@@ -177,8 +177,7 @@ class DecoderTask(ModelTask[Tensor]):
         """Spectral distances of reconstructions, on validation loops."""
         generator = torch.Generator(self.held_out.device).manual_seed(self.seed)
         log_term, linear_term = mean_spectral_distance(
-            (x, self.model.reconstruct(x, generator))
-            for x in self.held_out.split(BATCH)
+            (x, self.model.reconstruct(x, generator)) for x in self.held_out.split(BATCH)
         )
         return {LOG_DISTANCE.name: log_term, LINEAR_DISTANCE.name: linear_term}
 

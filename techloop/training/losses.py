@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from techloop.audio.spectral import circular_stft, whole_hop
 from techloop.audio.frames import LOG_FLOOR, fine_structure, split_values
+from techloop.audio.spectral import circular_stft, whole_hop
 from techloop.metric import Metric
 
 WINDOWS = (2048, 1024, 512, 256, 128)
