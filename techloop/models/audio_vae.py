@@ -4,11 +4,11 @@
     z -> the rest at its level -> tones and noise (`techloop.models.refiner`) -> loop
 
 The encoder sees amplitudes and how tonal bands are, so the latents carry no phase: the decoder
-finds phases for tones and is given noise for the rest. The first latent is by definition the K-weighted
-level of the frame: the decoded sound is exactly that loud, however unlike the training data it is.
-The other latents do not depend on the level, except near the floor of log amplitudes. They start as
-a linear codec of the training set's principal components; residual blocks learn what the linear
-codec cannot express. Everything is circular and convolutional:
+finds phases for tones and is given noise for the rest. The first latent is by definition the
+K-weighted level of the frame: the decoded sound is exactly that loud, however unlike the training
+data it is. The other latents do not depend on the level, except near the floor of log amplitudes.
+They start as a linear codec of the training set's principal components; residual blocks learn what
+the linear codec cannot express. Everything is circular and convolutional:
 `decode(roll(z, k), roll(noise, k * hop)) == roll(decode(z, noise), k * hop)`.
 """
 
