@@ -27,7 +27,7 @@ class Stretch(StrEnum):
     PRESERVE_PITCH = "preserve_pitch"
 
 
-MODELS = Path("data/latent_vae")
+MODELS = Path("data/instrument")
 PREFERRED = "kl-posterior-4"  # the default cell whose prior is closest to real loops
 
 app = typer.Typer(
@@ -43,7 +43,7 @@ Out = Annotated[Path, typer.Option(help="Folder for the WAVs; created where it i
 Model = Annotated[
     Path | None,
     typer.Option(
-        help=f"Folder of a latent VAE. Default: {PREFERRED} in {MODELS}, else the first there.",
+        help=f"Folder of an instrument. Default: {PREFERRED} in {MODELS}, else the first there.",
         show_default=False,
     ),
 ]
