@@ -377,6 +377,7 @@ def _write(
 
     from techloop.artifacts import write_json
     from techloop.audio.wav import write_loop
+    from techloop.models.base import model_fingerprint
 
     grid = instrument.grid
     wav = out / f"{stem}-{grid.bpm:g}bpm.wav"
@@ -387,6 +388,7 @@ def _write(
         **about,
         "model": model.name,
         "model_fingerprint": instrument.fingerprint,
+        "audio_vae_fingerprint": model_fingerprint(model / "audio_vae"),
         "grid": asdict(grid),
         "bars": beats // grid.beats_per_bar,
     }

@@ -103,6 +103,7 @@ def test_generate(model: Path, tmp_path: Path) -> None:
     assert about["loop"] == 1
     assert about["model"] == "tiny"
     assert about["model_fingerprint"] == model_fingerprint(model)
+    assert about["audio_vae_fingerprint"] == model_fingerprint(model / "audio_vae")
     assert about["techloop"]
 
 

@@ -271,7 +271,7 @@ def judged_rows(share: int) -> int:
 def decode(
     vae: AudioVAE, z: Float[Tensor, "b c frames"], generator: torch.Generator
 ) -> Float[Tensor, "b samples"]:
-    """Audio of latents; `generator` draws what noise the decoder needs."""
+    """Audio of latents; `generator` is for a decoder that needs noise."""
     return vae.decode(z)
 
 
