@@ -1,4 +1,4 @@
-"""New loops from a model folder: `python examples/generate.py data/latent_vae/kl-posterior-4`.
+"""New loops from a model folder: `python examples/generate.py data/instrument/kl-posterior-4`.
 
 Needs the base installation alone: `pip install .`
 """
@@ -14,7 +14,7 @@ from techloop.audio.wav import write_loop
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="Folder of a latent VAE.")],
+    model: Annotated[Path, typer.Argument(help="Folder of an instrument.")],
     out: Annotated[Path, typer.Option(help="Folder for the WAV files.")] = Path("out"),
     loops: int = 4,
     seed: int = 0,

@@ -14,7 +14,7 @@ def main(cell: str) -> None:
 
     params = load_params()
     section, folder = params.evaluate_controls, f"reports/controls/{cell}"
-    inputs = ["data/loops", f"data/latent_vae/{cell}"]
+    inputs = ["data/loops", f"data/instrument/{cell}"]
     with track(f"evaluate_controls@{cell}", params.logged("evaluate_controls"), inputs) as run:
         instrument, real = Instrument.load(inputs[1]), LoopDataset(inputs[0], "test")
         evaluation, controls = evaluate_controls(

@@ -14,7 +14,7 @@ def main(cell: str) -> None:
 
     params = load_params()
     section, folder = params.evaluate_generation, f"reports/generation/{cell}"
-    inputs = ["data/loops", f"data/latent_vae/{cell}"]
+    inputs = ["data/loops", f"data/instrument/{cell}"]
     with track(f"evaluate_generation@{cell}", params.logged("evaluate_generation"), inputs) as run:
         instrument = Instrument.load(inputs[1])
         evaluation = evaluate_generation(

@@ -13,7 +13,7 @@ def main(cell: str) -> None:
 
     params = load_params()
     section, folder = params.evaluate_smoothness, f"reports/smoothness/{cell}"
-    inputs = ["data/loops", f"data/latent_vae/{cell}"]
+    inputs = ["data/loops", f"data/instrument/{cell}"]
     with track(f"evaluate_smoothness@{cell}", params.logged("evaluate_smoothness"), inputs) as run:
         instrument = Instrument.load(inputs[1])
         evaluation = evaluate_smoothness(

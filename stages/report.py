@@ -17,9 +17,10 @@ def main() -> None:
     params, reports = load_params(), Path("reports")
     cells: CellNames = {
         "audio": list(params.train_audio_vae.cells),
+        "decoder": list(params.finetune_decoder.cells),
         "latent": list(params.train_latent_vae.cells),
     }
-    read = [f"{s.folder}/{name}" for s in STAGES.values() if s.folder for name in cells[s.vae]]
+    read = [f"{s.folder}/{name}" for s in STAGES.values() if s.folder for name in cells[s.kind]]
     inputs = [path for path in ("data/loops", *read) if Path(path).exists()]
     with track("report", {"cells": cells}, inputs, collects=stages_before(cells)) as run:
         write_report(reports, Path("data"), reports, cells=cells, exhibits=EXHIBITS)

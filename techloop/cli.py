@@ -27,7 +27,7 @@ class Stretch(StrEnum):
     PRESERVE_PITCH = "preserve_pitch"
 
 
-MODELS = Path("data/latent_vae")
+MODELS = Path("data/instrument")
 PREFERRED = "kl-posterior-4"  # the default cell whose prior is closest to real loops
 
 app = typer.Typer(
@@ -43,7 +43,7 @@ Out = Annotated[Path, typer.Option(help="Folder for the WAVs; created where it i
 Model = Annotated[
     Path | None,
     typer.Option(
-        help=f"Folder of a latent VAE. Default: {PREFERRED} in {MODELS}, else the first there.",
+        help=f"Folder of an instrument. Default: {PREFERRED} in {MODELS}, else the first there.",
         show_default=False,
     ),
 ]
@@ -377,6 +377,7 @@ def _write(
 
     from techloop.artifacts import write_json
     from techloop.audio.wav import write_loop
+    from techloop.models.base import model_fingerprint
 
     grid = instrument.grid
     wav = out / f"{stem}-{grid.bpm:g}bpm.wav"
@@ -387,6 +388,7 @@ def _write(
         **about,
         "model": model.name,
         "model_fingerprint": instrument.fingerprint,
+        "audio_vae_fingerprint": model_fingerprint(model / "audio_vae"),
         "grid": asdict(grid),
         "bars": beats // grid.beats_per_bar,
     }

@@ -1,5 +1,6 @@
 """Both VAEs as one instrument: sample, reconstruct and morph loops, and walk among them."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from techloop.artifacts import atomic_folder
 from techloop.models.audio_vae import AudioVAE
-from techloop.models.base import model_fingerprint, pick_device
+from techloop.models.base import MODEL_FILES, model_fingerprint, pick_device
 from techloop.models.latent_vae import LatentVAE
 
 BATCH = 32
@@ -38,22 +40,18 @@ class Instrument:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Instrument":
-        """The instrument in `data/latent_vae/<cell>`, or a copy of it anywhere.
+        """The instrument in `data/instrument/<cell>`, or a copy of it anywhere.
+
+        `data/latent_vae/<cell>` is an instrument too, which plays the audio VAE that it was trained
+        on.
 
         Raises:
             ValueError: the folder is damaged, or the latent VAE was trained on another audio VAE.
         """
         folder = Path(folder)
         latent_vae = LatentVAE.load(folder)
-        inner = folder / "audio_vae"
-        audio_vae = AudioVAE.load(inner, latent_vae.grid)
-        expected, actual = latent_vae.notes.get("audio_vae"), model_fingerprint(inner)
-        if actual != expected:
-            raise ValueError(
-                f"{inner} is audio VAE {actual}, but {folder} was trained on the latents of "
-                f"{expected}: files of two runs are mixed. `dvc checkout dvc.yaml` restores the "
-                "folder."
-            )
+        audio_vae = AudioVAE.load(folder / "audio_vae", latent_vae.grid)
+        _check_plays(audio_vae, folder / "audio_vae", latent_vae, folder)
         return cls(audio_vae, latent_vae, model_fingerprint(folder))
 
     @property
@@ -189,6 +187,42 @@ class Instrument:
                 "each"
             )
         return loops
+
+
+def assemble_instrument(
+    latent_vae_folder: str | Path, audio_vae_folder: str | Path, folder: str | Path
+) -> None:
+    """Write the folder of an instrument: a latent VAE, and in `audio_vae/` the one that plays it.
+
+    Args:
+        latent_vae_folder: of the latent VAE.
+        audio_vae_folder: of the audio VAE that it was trained on, or one tuned from that.
+        folder: is replaced.
+
+    Raises:
+        ValueError: a folder is damaged, or the latent VAE was trained on another audio VAE.
+    """
+    latent_vae_folder, audio_vae_folder = Path(latent_vae_folder), Path(audio_vae_folder)
+    latent_vae = LatentVAE.load(latent_vae_folder)
+    audio_vae = AudioVAE.load(audio_vae_folder, latent_vae.grid)
+    _check_plays(audio_vae, audio_vae_folder, latent_vae, latent_vae_folder)
+    with atomic_folder(folder) as new:
+        (new / "audio_vae").mkdir()
+        for source, target in ((latent_vae_folder, new), (audio_vae_folder, new / "audio_vae")):
+            for name in MODEL_FILES:
+                shutil.copyfile(source / name, target / name)
+
+
+def _check_plays(audio_vae: AudioVAE, inner: Path, latent_vae: LatentVAE, folder: Path) -> None:
+    """Raise a ValueError unless the latents are those of this audio VAE, or of its source."""
+    expected, actual = latent_vae.notes.get("audio_vae"), model_fingerprint(inner)
+    source = audio_vae.notes.get("audio_vae")  # of a tuned decoder
+    if expected not in (actual, source):
+        tuned = f", tuned from {source}" if source else ""
+        raise ValueError(
+            f"{inner} is audio VAE {actual}{tuned}, but {folder} was trained on the latents of "
+            f"{expected}: files of two runs are mixed. `dvc checkout dvc.yaml` restores the folder."
+        )
 
 
 def interpolate(

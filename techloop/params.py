@@ -4,16 +4,16 @@ No value is computed here: the code of the stages does not depend on this module
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails, InitErrorDetails
+from pydantic_core import InitErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from techloop.grid import Grid
+from techloop.params_text import in_plain_words, read_yaml
 from techloop.preparation_config import PreparationConfig
 
 Positive = Annotated[float, Field(gt=0)]
@@ -193,7 +193,13 @@ class LatentVAECell(Section):
     length: Count
 
 
-class TrainLatentVAE(CellsSection[LatentVAECell]):
+class InstrumentCell(LatentVAECell):
+    """The same in the pipeline: also, which audio VAE plays it."""
+
+    plays: str  # a folder below data/
+
+
+class TrainLatentVAE(CellsSection[InstrumentCell]):
     """Section `train_latent_vae`."""
 
     model: LatentVAESize
@@ -301,27 +307,9 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     Raises:
         ValueError: the file is missing or not valid YAML; a value is unknown, missing or wrong
             (each is named with its place, and what may stand there); the grid is impossible; a
-            cell names a regulariser or a length that does not exist.
+            cell names a regulariser, a length or a decoder that does not exist.
     """
     return check_params(read_yaml(path, YAML(typ="safe")), path)
-
-
-def read_yaml(path: str | Path, yaml: YAML) -> object:
-    """The content of a YAML file at the top of the repository.
-
-    Raises:
-        ValueError: the file is missing or not valid YAML.
-    """
-    path = Path(path)
-    try:
-        content: object = yaml.load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path} is not there; run from the top of the repository, where it lies"
-        ) from None
-    except YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    return content
 
 
 def check_params(raw: object, where: str | Path) -> Params:
@@ -337,33 +325,45 @@ def check_params(raw: object, where: str | Path) -> Params:
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
-        raise ValueError(f"{where}: {' '.join(map(_complaint, error.errors()))}") from None
+        raise ValueError(f"{where}: {' '.join(map(in_plain_words, error.errors()))}") from None
     # Mistakes that would otherwise be noticed only once the earlier stages have run for long:
-    regularisers = params.train_audio_vae.cells
-    for name, cell in params.train_latent_vae.cells.items():
-        place = f"{where}: `train_latent_vae.cells.{name}"
-        if cell.regulariser not in regularisers:
-            raise ValueError(
-                f"{place}.regulariser` is {cell.regulariser!r}, which is not one of "
-                f"{', '.join(regularisers)}, the cells of train_audio_vae"
-            )
-        try:
-            params.grid.check_length(cell.length)
-        except ValueError as error:
-            raise ValueError(f"{place}`: {error}") from None
+    if mistakes := " ".join(_contradictions(params)):
+        raise ValueError(f"{where}: {mistakes}")
     return params
 
 
-def _complaint(error: ErrorDetails) -> str:
-    """One pydantic error in plain words, with its place."""
-    place = ".".join(map(str, error["loc"])) or "the file"
-    match error["type"]:
-        case "missing":
-            return f"`{place}` is missing; every key is required, see the repository's params.yaml."
-        case "extra_forbidden" | "unexpected_keyword_argument":
-            return f"`{place}` is not a known key; it may be misspelt or from another version."
-        case "value_error":  # by the section itself, such as an impossible grid
-            message = str(error["ctx"]["error"]).removeprefix(f"{place}: ")
-            return f"`{place}`: {message}"
-        case _:
-            return f"`{place}` is {error['input']!r}: {error['msg'].lower()}."
+def _contradictions(params: Params) -> Iterator[str]:
+    """Values that are right each by itself and wrong together, a sentence each."""
+    tuning, regularisers = params.finetune_decoder, ", ".join(params.train_audio_vae.cells)
+    if tuning.cells and tuning.warmup_loops >= tuning.training.loops:
+        yield (
+            f"`finetune_decoder.warmup_loops` is {tuning.warmup_loops} of the training's "
+            f"{tuning.training.loops} loops, so no discriminator would take part; lower it."
+        )
+    places: dict[str, DecoderCell | InstrumentCell] = {
+        f"{section}.cells.{name}": cell
+        for section in ("finetune_decoder", "train_latent_vae")
+        for name, cell in getattr(params, section).cells.items()
+    }
+    for place, cell in places.items():
+        if cell.regulariser not in params.train_audio_vae.cells:
+            yield (
+                f"`{place}.regulariser` is {cell.regulariser!r}, which is not one of "
+                f"{regularisers}, the cells of train_audio_vae."
+            )
+        if isinstance(cell, DecoderCell):
+            if len(set(kinds := cell.discriminators)) < len(kinds):
+                yield f"`{place}.discriminators` is {', '.join(kinds)}; list each kind once."
+            continue
+        try:
+            params.grid.check_length(cell.length)
+        except ValueError as error:
+            yield f"`{place}`: {error}"
+        # A decoder plays the latents of the audio VAE that it was tuned from, and no others.
+        tuned = [k for k, other in tuning.cells.items() if other.regulariser == cell.regulariser]
+        playable = [f"audio_vae/{cell.regulariser}", *(f"decoder/{name}" for name in tuned)]
+        if cell.plays not in playable:
+            yield (
+                f"`{place}.plays` is {cell.plays!r}; latents of the regulariser {cell.regulariser} "
+                f"are played by {' or '.join(playable)}."
+            )

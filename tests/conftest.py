@@ -87,3 +87,13 @@ def latent_vae_folder(latents_folder: Path) -> Path:
     folder = latents_folder.parent.parent / "latent_vae" / "kl-posterior-4"
     train_small_latent_vae(latents_folder, folder, "kl-posterior-4")
     return folder
+
+
+@pytest.fixture(scope="session")
+def instrument_folder(latent_vae_folder: Path, decoder_folder: Path) -> Path:
+    """`data/instrument/kl-posterior-4`: that latent VAE, which the tuned decoder plays."""
+    from techloop.instrument import assemble_instrument
+
+    folder = latent_vae_folder.parent.parent / "instrument" / "kl-posterior-4"
+    assemble_instrument(latent_vae_folder, decoder_folder, folder)
+    return folder

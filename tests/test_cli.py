@@ -36,7 +36,7 @@ PREPARATION = vars(recipe())
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete instrument, untrained and tiny."""
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("repository") / "data" / "latent_vae" / "tiny"
+    folder = tmp_path_factory.mktemp("repository") / "data" / "instrument" / "tiny"
     (folder / "audio_vae").mkdir(parents=True)
     AudioVAE(GRID, latent_dim=4, channels=32, blocks=1).save(
         folder / "audio_vae", preparation=PREPARATION
@@ -103,6 +103,7 @@ def test_generate(model: Path, tmp_path: Path) -> None:
     assert about["loop"] == 1
     assert about["model"] == "tiny"
     assert about["model_fingerprint"] == model_fingerprint(model)
+    assert about["audio_vae_fingerprint"] == model_fingerprint(model / "audio_vae")
     assert about["techloop"]
 
 
@@ -195,7 +196,7 @@ def test_without_a_named_model_the_first_trained_is_used_and_reported(
     monkeypatch.chdir(model.parents[2])
     result = run("generate", "--loops", 1, "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    assert f"model: {Path('data/latent_vae/tiny')}" in result.stderr
+    assert f"model: {Path('data/instrument/tiny')}" in result.stderr
 
     monkeypatch.chdir(tmp_path)
     result = run("generate")

@@ -68,10 +68,19 @@ def world(
     root: Path,
     loops_folder: Path,
     audio_vae_folder: Path,
+    decoder_folder: Path,
     latents_folder: Path,
     latent_vae_folder: Path,
+    instrument_folder: Path,
 ) -> Path:
-    for folder in (loops_folder, audio_vae_folder, latents_folder, latent_vae_folder):
+    for folder in (
+        loops_folder,
+        audio_vae_folder,
+        decoder_folder,
+        latents_folder,
+        latent_vae_folder,
+        instrument_folder,
+    ):
         shutil.copytree(folder, root / "data" / folder.relative_to(loops_folder.parent))
     return root
 
@@ -85,7 +94,9 @@ def test_a_sound_checkout_is_well(world: Path) -> None:
         "data/loops": " train, ",
         "data/audio_vae/kl": "4 numbers per frame",
         "data/latents/kl": "60 loops",
+        "data/decoder/kl": "4 numbers per frame",
         "data/latent_vae/kl-posterior-4": "4 points of 6 numbers per loop",
+        "data/instrument/kl-posterior-4": "4 points of 6 numbers per loop",
     }.items():
         assert findings[name].level == "ok"
         assert text in findings[name].message

@@ -16,6 +16,7 @@ LAYERS = (
     {
         "techloop.grid",
         "techloop.params",
+        "techloop.params_text",
         "techloop.preparation_config",
         "techloop.artifacts",
         "techloop.allocator",

@@ -8,7 +8,15 @@ import torch
 from techloop.artifacts import read_json, write_json
 from techloop.data.datasets import LoopDataset
 from techloop.grid import Grid
-from techloop.instrument import Instrument, closed_walk, interpolate, interpolate_spherically
+from techloop.instrument import (
+    Instrument,
+    assemble_instrument,
+    closed_walk,
+    interpolate,
+    interpolate_spherically,
+)
+from techloop.models.audio_vae import AudioVAE
+from techloop.models.base import MODEL_FILES
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +129,51 @@ def test_models_of_two_runs(latent_vae_folder: Path, tmp_path: Path) -> None:
     write_json(copy / "audio_vae" / "config.json", {**config, "seed": 99})
     with pytest.raises(ValueError, match="files of two runs are mixed"):
         Instrument.load(copy)
+
+
+def test_an_assembled_instrument_plays_the_tuned_decoder(
+    latent_vae_folder: Path, decoder_folder: Path, instrument_folder: Path, instrument: Instrument
+) -> None:
+    names = {p.relative_to(instrument_folder).as_posix() for p in instrument_folder.rglob("*")}
+    assert names == {"audio_vae"} | {
+        f"{place}{name}" for place in ("", "audio_vae/") for name in MODEL_FILES
+    }
+    tuned = Instrument.load(instrument_folder)
+    decoder = AudioVAE.load(decoder_folder)
+    points = instrument.sample(2, seed=0)
+    latents = instrument.latents(points)
+    assert torch.equal(tuned.latents(points), latents)
+    with torch.inference_mode():
+        np.testing.assert_allclose(tuned.render(points), decoder.decode(latents).numpy(), atol=1e-5)
+    assert np.abs(tuned.render(points) - instrument.render(points)).max() > 1e-4
+    # The encoder is the same, so a recording has the same points.
+    audio = instrument.render(points)
+    assert torch.equal(tuned.embed(audio), instrument.embed(audio))
+    assert tuned.preparation == instrument.preparation
+    assert tuned.fingerprint == instrument.fingerprint, "its controls are those of its latent VAE"
+
+
+def test_an_assembled_instrument_may_play_the_audio_vae_of_its_latents(
+    latent_vae_folder: Path, audio_vae_folder: Path, instrument: Instrument, tmp_path: Path
+) -> None:
+    assemble_instrument(latent_vae_folder, audio_vae_folder, tmp_path / "plain")
+    plain = Instrument.load(tmp_path / "plain")
+    np.testing.assert_array_equal(plain.generate(1, 0), instrument.generate(1, 0))
+
+
+def test_a_decoder_tuned_from_another_audio_vae_is_refused(
+    latent_vae_folder: Path, decoder_folder: Path, instrument_folder: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(decoder_folder, tmp_path / "other")
+    config = read_json(other / "config.json")
+    write_json(other / "config.json", {**config, "audio_vae": "0123456789abcdef"})
+    with pytest.raises(ValueError, match=r"tuned from 0123456789abcdef, but .* two runs are mixed"):
+        assemble_instrument(latent_vae_folder, other, tmp_path / "instrument")
+    assert not (tmp_path / "instrument").exists()
+    mixed = shutil.copytree(instrument_folder, tmp_path / "mixed")
+    shutil.copyfile(other / "config.json", mixed / "audio_vae" / "config.json")
+    with pytest.raises(ValueError, match="files of two runs are mixed"):
+        Instrument.load(mixed)
 
 
 def test_an_arc_keeps_its_ends_its_norm_and_its_speed() -> None:

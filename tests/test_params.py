@@ -25,6 +25,7 @@ def test_the_repositorys_own(tmp_path: Path) -> None:
     for cell in params.train_latent_vae.cells.values():
         assert cell.regulariser in params.train_audio_vae.cells
         params.grid.check_length(cell.length)
+    assert params.train_latent_vae.cells["kl-posterior-4"].plays == "decoder/kl"
 
 
 def test_values_come_back_as_they_were(tmp_path: Path) -> None:
@@ -116,6 +117,60 @@ def test_what_would_be_noticed_late(tmp_path: Path) -> None:
     message = r"wae-mean-4\.regulariser` is 'gan', which is not one of kl, wae"
     with pytest.raises(ValueError, match=message):
         load(tmp_path, TEXT.replace("{regulariser: wae", "{regulariser: gan"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ("regulariser: kl    # the cell", "regulariser: gan   # the cell"),
+            r"finetune_decoder\.cells\.kl\.regulariser` is 'gan', which is not one of kl, wae",
+        ),
+        (
+            ("[scale, period, stft]", "[scale, scale]"),
+            r"cells\.kl\.discriminators` is scale, scale; list each kind once",
+        ),
+        (("[scale, period, stft]", "[mel]"), r"discriminators\.0` is 'mel': .*'stft' or 'frame'"),
+        (("[scale, period, stft]", "[]"), r"cells\.kl\.discriminators` is \[\]: .*at least 1 item"),
+        (("objective: hinge", "objective: wgan"), r"objective` is 'wgan': .*'hinge' or 'least-"),
+        (("adversarial: 0.2", "adversarial: -1"), r"weights\.adversarial` is -1: .*equal to 0"),
+        (
+            ("warmup_loops: 1600 ", "warmup_loops: 8000 "),
+            r"`finetune_decoder\.warmup_loops` is 8000 of the training's 8000 loops, .* lower it",
+        ),
+        (
+            ("length: 1, plays: decoder/kl", "length: 1, plays: decoder/mine"),
+            r"kl-posterior-1\.plays` is 'decoder/mine'; latents of the regulariser kl are played "
+            r"by audio_vae/kl or decoder/kl",
+        ),
+        (
+            ("plays: audio_vae/wae", "plays: decoder/kl"),
+            r"wae-mean-4\.plays` is 'decoder/kl'; .* wae are played by audio_vae/wae\.",
+        ),
+    ],
+)
+def test_a_decoder_that_could_not_be_tuned_or_play(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    assert change[0] in TEXT
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, TEXT.replace(*change))
+
+
+def test_all_contradictions_are_named_at_once(tmp_path: Path) -> None:
+    text = TEXT.replace("plays: decoder/kl", "plays: decoder/a").replace("[scale, p", "[stft, p")
+    with pytest.raises(ValueError, match=r"period, stft; list.*posterior-4\.plays.*mean-16\.plays"):
+        load(tmp_path, text)
+
+
+def test_no_cell_leaves_the_decoder_as_it_is(tmp_path: Path) -> None:
+    raw = YAML(typ="safe").load(TEXT)
+    raw["finetune_decoder"]["cells"] = {}
+    for cell in raw["train_latent_vae"]["cells"].values():
+        cell["plays"] = f"audio_vae/{cell['regulariser']}"
+    file = tmp_path / "params.yaml"
+    YAML().dump(raw, file)
+    assert load_params(file).finetune_decoder.cells == {}
 
 
 def test_what_is_not_yaml(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The graph as a person runs it: `dvc repro` of all stages, small, in a copy of the repository."""
 
+import json
 import os
 import random
 import re
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.timeout(500)
 COPIED = (
     "stages",
     "techloop",
+    "data/decoder",
     "data/raw",
     "dvc.yaml",
     "study",
@@ -38,6 +40,7 @@ COPIED = (
 LONG = (
     "prepare_loops",
     "train_audio_vae@kl",
+    "finetune_decoder@kl",
     "extract_latents@kl",
     "train_latent_vae@kl-posterior-4",
 )
@@ -66,8 +69,10 @@ def copied(folder: Path) -> Path:
     for name in COPIED:
         place, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if place.is_dir():
-            shutil.copytree(place, target, ignore=shutil.ignore_patterns("__pycache__", "dvc.lock"))
+        if place.is_dir():  # without what this checkout's own pipeline has in data/decoder
+            shutil.copytree(
+                place, target, ignore=shutil.ignore_patterns("__pycache__", "dvc.lock", "kl")
+            )
         else:
             shutil.copy(place, target)
     params = small_params().model_dump()
@@ -100,7 +105,7 @@ def test_one_command_makes_everything_and_a_second_nothing(repository: Path) -> 
     stages = run(repository, "dvc", "stage", "list", "--name-only").split()
     runs = {p.stem: read_json(p) for p in (repository / "reports" / "runs").glob("*.json")}
     assert set(runs) == set(stages)
-    assert len({r["run_id"] for r in runs.values()}) == len(stages) == 11
+    assert len({r["run_id"] for r in runs.values()}) == len(stages) == 13
     assert len({r["parent_run_id"] for r in runs.values()}) == 1
     page = (repository / "reports" / "index.html").read_text(encoding="utf-8")
     assert page.count('data-title="Generated ') == 2
@@ -117,6 +122,55 @@ def test_one_command_makes_everything_and_a_second_nothing(repository: Path) -> 
     some = next((repository / "reports" / "reconstruction").rglob("*.wav"))
     run(repository, "techloop", "reconstruct", str(some), "--out", str(out))
     assert list(out.glob("reconstruct-*.wav"))
+
+
+def stale(repository: Path) -> set[str]:
+    """The stages that are out of date."""
+    output = run(repository, "dvc", "status", "--json", "dvc.yaml")
+    return set(json.loads(output[output.index("{") :]))
+
+
+def test_the_decoder_does_not_touch_the_latents(repository: Path) -> None:
+    """Other settings of the decoder, and another one that plays, train no latent VAE anew."""
+    assert stale(repository) == set()
+    played = {"finetune_decoder@kl", "assemble_instrument@kl-posterior-4", "report"}
+    played |= {
+        f"evaluate_{kind}@kl-posterior-4" for kind in ("smoothness", "generation", "controls")
+    }
+    for old, new in (
+        ("warmup_loops: 48", "warmup_loops: 40"),
+        ("feature_matching: 1", "feature_matching: 2"),
+    ):
+        with mistaken(repository, old, new):
+            changed = stale(repository)
+        assert "finetune_decoder@kl" in changed
+        assert changed <= played
+    with mistaken(repository, "plays: decoder/kl", "plays: audio_vae/kl"):
+        changed = stale(repository)
+        assert "assemble_instrument@kl-posterior-4" in changed
+        assert changed <= played - {"finetune_decoder@kl"}
+
+
+def test_params_can_leave_the_decoder_out(repository: Path, tmp_path: Path) -> None:
+    """Without cells the stage is gone, and everything else is as it was."""
+    before = set(run(repository, "dvc", "stage", "list", "--name-only").split())
+    params = YAML(typ="safe").load(repository / "params.yaml")
+    text = (repository / "params.yaml").read_text(encoding="utf-8")
+    params["finetune_decoder"]["cells"] = {}
+    params["train_latent_vae"]["cells"]["kl-posterior-4"]["plays"] = "audio_vae/kl"
+    try:
+        YAML().dump(params, repository / "params.yaml")
+        after = set(run(repository, "dvc", "stage", "list", "--name-only").split())
+        assert before - after == {"finetune_decoder@kl"}
+        assert after < before
+        changed = stale(repository)
+        run(repository, "dvc", "repro", "--single-item", "report")
+    finally:
+        (repository / "params.yaml").write_text(text, encoding="utf-8")
+    assert "extract_latents@kl" not in changed
+    assert "train_latent_vae@kl-posterior-4" not in changed
+    run(repository, "dvc", "repro")
+    assert stale(repository) == set()
 
 
 @pytest.mark.ci
@@ -140,7 +194,7 @@ def test_a_clone_pulls_what_was_pushed_and_nothing_runs_again(
     assert "up to date" in run(clone, "dvc", "status", "dvc.yaml")
     assert "Running stage" not in run(clone, "dvc", "repro")
     output = run(clone, "techloop", "doctor")
-    assert "data/latent_vae/kl-posterior-4: 4 points of 6 numbers per loop" in output
+    assert "data/instrument/kl-posterior-4: 4 points of 6 numbers per loop" in output
     run(clone, "techloop", "generate", "--loops", "1", "--out", str(tmp_path / "out"))
 
     run(clone, "dvc", "config", "--local", "cache.type", "hardlink,copy")
@@ -281,12 +335,13 @@ def test_twice_from_scratch_is_the_same_though_each_long_stage_is_killed_once(
 @pytest.mark.parametrize("stage", LONG)
 def test_killed_ten_times_a_stage_ends_the_same(copy: Path, stage: str) -> None:
     params = YAML(typ="safe").load(copy / "params.yaml")
-    for section in ("train_audio_vae", "train_latent_vae"):
+    for section in ("train_audio_vae", "finetune_decoder", "train_latent_vae"):
         params[section]["training"]["loops"] = 300
     params["extract_latents"]["shard_mb"] = 1
     YAML().dump(params, copy / "params.yaml")
     run(copy, "dvc", "repro", stage)
-    out = copy / "data" / stage.replace("train_", "").replace("extract_", "").replace("@", "/")
+    place = re.sub("train_|finetune_|extract_", "", stage).replace("@", "/")
+    out = copy / "data" / place
     out = copy / "data" / "loops" if stage == "prepare_loops" else out
     before, generator, interrupted, resumed = contents(out), random.Random(stage), 0, 0
     takes_s = 3 + read_json(copy / "reports" / "runs" / f"{stage}.json")["wall_s"]  # with imports

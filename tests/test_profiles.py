@@ -67,7 +67,8 @@ def test_studio_is_valid_and_laptop_undoes_it_exactly(top: Path) -> None:
 
 
 def test_a_users_own_changes_stay(top: Path) -> None:
-    own = "    mine: {regulariser: kl, objective: posterior, length: 2}  # a try\n"
+    cell = "{regulariser: kl, objective: posterior, length: 2, plays: audio_vae/kl}"
+    own = f"    mine: {cell}  # a try\n"
     text = TEXT.replace("seed: 0\n", "seed: 7  # mine\n").replace(
         "    kl-mean-16:", f"{own}    kl-mean-16:"
     )

@@ -279,8 +279,23 @@ def test_a_missing_cell_is_named_and_the_others_are_there(finished: Path, tmp_pa
     assert list(columns) == list(CELLS)
 
 
+def test_a_tuned_decoder_has_a_section_where_there_is_one(finished: Path, tmp_path: Path) -> None:
+    top = shutil.copytree(finished, tmp_path / "copy")
+    assert 'id="decoder"' not in build(top)[0]
+    text, _ = build(top, decoder_cells=["kl"])
+    assert re.findall(r"<code>([\w@-]+)</code> has not run", text) == ["finetune_decoder"]
+    shutil.copytree(top / "data" / "audio_vae" / "kl", top / "data" / "decoder" / "kl")
+    text, _ = build(top, decoder_cells=["kl"])
+    assert "has not run" not in text
+    assert text.count('id="decoder"') == text.count('href="#decoder"') == 1
+    metrics = read_json(top / "reports" / "metrics.json")
+    assert metrics["finetune_decoder"] == {"kl": metrics["train_audio_vae"]["kl"]}
+    drawn = len(charts(build(top)[0]))
+    assert len(charts(text)) == drawn + 2, "the curves of its training"
+
+
 def test_nothing_at_all_still_is_a_page(tmp_path: Path) -> None:
-    cells = {"audio": ["kl"], "latent": CELLS}
+    cells = {"audio": ["kl"], "decoder": [], "latent": CELLS}
     write_report(tmp_path, tmp_path, tmp_path, cells=cells, exhibits=EXHIBITS)
     text = (tmp_path / "index.html").read_text()
     assert len(re.findall("has not run", text)) == 3 + len(EVALUATED)

@@ -17,6 +17,7 @@ from tests.helpers.datasets import contents
 from tests.helpers.params import (
     ROOT,
     FullDisk,
+    finetune_small_decoder,
     small_params,
     train_small_audio_vae,
     train_small_latent_vae,
@@ -36,7 +37,7 @@ run_stage(lambda: extract_latents(vae, loops, folder, *settings))
 """
 
 
-@pytest.fixture(params=["audio_vae", "latents", "latent_vae"])
+@pytest.fixture(params=["audio_vae", "decoder", "latents", "latent_vae"])
 def make(
     request: pytest.FixtureRequest, loops_folder: Path, audio_vae_folder: Path, latents_folder: Path
 ) -> Callable[[Path], object]:
@@ -44,6 +45,7 @@ def make(
     params = small_params().extract_latents
     return {
         "audio_vae": lambda folder: train_small_audio_vae(loops_folder, folder),
+        "decoder": lambda folder: finetune_small_decoder(loops_folder, audio_vae_folder, folder),
         "latents": lambda folder: extract_latents(
             audio_vae_folder, loops_folder, folder, params, folder.parent / "checkpoints"
         ),

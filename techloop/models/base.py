@@ -16,6 +16,7 @@ from techloop.grid import Grid
 
 M = TypeVar("M", bound="Model")  # typing.Self, which the run-time checks of the tests refuse
 
+MODEL_FILES = ("config.json", "model.safetensors")  # of a model folder; others may be beside them
 FORMAT = 2  # of a model folder; 2 renamed the weights
 
 
@@ -63,7 +64,7 @@ class Model(nn.Module):
         if config.get("model") != cls.__name__:
             raise ValueError(
                 f"{folder} holds a {config.get('model')}, not a {cls.__name__}; give the folder "
-                f"of one (data/audio_vae/... or data/latent_vae/...)"
+                f"of one (data/audio_vae/... or data/instrument/...)"
             )
         if config.get("format") != FORMAT:
             raise ValueError(
@@ -95,7 +96,7 @@ class Model(nn.Module):
 
 def model_fingerprint(folder: str | Path) -> str:
     """Identifies a model folder by its weights and configuration: 16 hexadecimal digits."""
-    return fingerprint({n: Path(folder) / n for n in ("config.json", "model.safetensors")})
+    return fingerprint({n: Path(folder) / n for n in MODEL_FILES})
 
 
 def parameter_count(model: nn.Module) -> int:

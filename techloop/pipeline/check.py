@@ -29,7 +29,8 @@ from techloop.training.sampler import Sampler
 RunScript = Callable[[str, tuple[str, ...], Sampler], None]
 """Runs a stage by its script: `(stage, cell, sampler)`."""
 
-SIZES = (1, 2, 3)  # batches that a step is counted at
+# Batches that a step is counted at. Even ones: a game judges half of them.
+SIZES = (2, 4, 6)
 SMOKE_TRAINING = {
     "loops": 9,
     "batch_size": 3,
@@ -45,6 +46,7 @@ SMOKE_PARAMS = {  # replace the sizes of data in params.yaml; those of models st
         "validation_fraction": 0.2,
     },
     "train_audio_vae": {"training": SMOKE_TRAINING},
+    "finetune_decoder": {"training": SMOKE_TRAINING, "warmup_loops": 0},
     "extract_latents": {"batch_size": 8},
     "train_latent_vae": {"training": SMOKE_TRAINING},
     "evaluate_reconstruction": {"loops": 16, "examples": 2},
@@ -59,6 +61,7 @@ SMOKE_PARAMS = {  # replace the sizes of data in params.yaml; those of models st
 COST_DRIVERS: dict[str, tuple[Callable[[Params], int], float]] = {
     "prepare_loops": (lambda p: p.prepare_loops.synth.loops, 0.023),
     "extract_latents": (lambda p: p.prepare_loops.synth.loops, 0.009),
+    "assemble_instrument": (lambda p: 1, 0.5),
     "evaluate_reconstruction": (lambda p: p.evaluate_reconstruction.loops, 0.055),
     "evaluate_descriptors": (lambda p: p.evaluate_descriptors.loops, 0.18),
     "evaluate_prior": (lambda p: p.evaluate_prior.loops, 0.12),
@@ -195,7 +198,7 @@ def _estimate_training(stage: str, meter: Meter, params: Params, card: Card) -> 
     step = at_batch(meter.steps, SIZES, training.batch_size)
     steps, memory_gb = math.ceil(training.loops / training.batch_size), step.memory / 1e9
     # A few loops lie in the card's memory too, see `LoopDataset.reader`.
-    if stage == "train_audio_vae" and _loops_gb(params) < card.memory_gb / 4:
+    if stage in ("train_audio_vae", "finetune_decoder") and _loops_gb(params) < card.memory_gb / 4:
         memory_gb += _loops_gb(params)
     flops, hours = steps * step.cost.flops, steps * card.seconds(step.cost) / 3600
     return Estimate(flops, hours, step.parameters, step.cost.flops, memory_gb)

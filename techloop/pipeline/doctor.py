@@ -315,14 +315,21 @@ def _latents(path: Path) -> str:
     return f"{len(latents)} loops"
 
 
-def _latent_vae(path: Path) -> str:
+def _instrument(path: Path) -> str:
     from techloop.instrument import Instrument
 
     dimensions, length = Instrument.load(path).point_shape
     return f"{length} points of {dimensions} numbers per loop"
 
 
-OUTPUTS = {"loops": _loops, "audio_vae": _audio_vae, "latents": _latents, "latent_vae": _latent_vae}
+OUTPUTS = {
+    "loops": _loops,
+    "audio_vae": _audio_vae,
+    "decoder": _audio_vae,
+    "latents": _latents,
+    "latent_vae": _instrument,
+    "instrument": _instrument,
+}
 
 
 def _other_format(folder: Path) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from techloop.artifacts import atomic_write
-from techloop.params import check_params, read_yaml
+from techloop.params import check_params
+from techloop.params_text import read_yaml
 
 
 def use_profile(name: str, top: str | Path = ".") -> list[str]:

@@ -9,21 +9,23 @@ from typing import Literal, NamedTuple
 from techloop.artifacts import read_json
 from techloop.metric import Measurement, Metric, read_metrics
 
-Vae = Literal["audio", "latent"]
-CellNames = Mapping[Vae, Sequence[str]]  # the cells in params.yaml of each VAE, in their order
+Kind = Literal["audio", "decoder", "latent"]
+CellNames = Mapping[Kind, Sequence[str]]  # the cells in params.yaml of each model, in their order
 
 
 class StageCells(NamedTuple):
     """Which cells a stage runs for, and the folder of what the page shows of them, if anything."""
 
-    vae: Vae
+    kind: Kind
     folder: str | None
 
 
 STAGES = {  # the stages that have cells, in their order
     "train_audio_vae": StageCells("audio", "data/audio_vae"),
+    "finetune_decoder": StageCells("decoder", "data/decoder"),
     "extract_latents": StageCells("audio", None),
     "train_latent_vae": StageCells("latent", "data/latent_vae"),
+    "assemble_instrument": StageCells("latent", None),
     "evaluate_reconstruction": StageCells("audio", "reports/reconstruction"),
     "evaluate_descriptors": StageCells("audio", "reports/descriptors"),
     "evaluate_prior": StageCells("audio", "reports/prior"),
@@ -80,10 +82,10 @@ def read_stages(reports: Path, data: Path, names: CellNames) -> dict[str, list[C
     """
     roots = {"data": data, "reports": reports}
     stages = {}
-    for stage, (vae, place) in STAGES.items():
+    for stage, (kind, place) in STAGES.items():
         if place:
             root, folder = place.split("/")
-            stages[stage] = _read_cells(roots[root] / folder, names[vae])
+            stages[stage] = _read_cells(roots[root] / folder, names[kind])
     return stages
 
 
@@ -94,8 +96,10 @@ def missing_stages(stages: Stages, names: CellNames) -> dict[str, list[str]]:
 
 def _missing(stage: str, cells: Sequence[Cell], names: CellNames) -> list[str]:
     finished = {cell.name for cell in cells}
-    wanted = names[STAGES[stage].vae]
-    return [f"{stage}@{name}" for name in wanted if name not in finished] if finished else [stage]
+    wanted = names[STAGES[stage].kind]
+    if wanted and not finished:
+        return [stage]
+    return [f"{stage}@{name}" for name in wanted if name not in finished]
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ from techloop.reporting.render import render
 from techloop.reporting.runs import read_runs, stages_before
 from techloop.reporting.training_curves import training_curves
 
+TRAININGS = ("train_audio_vae", "finetune_decoder", "train_latent_vae")
 LARGEST_BYTES = 14_500_000  # of the page; it links to what would make it larger
 TEXT_BYTES = 500_000  # of the page besides scripts, charts, pictures and sounds
 
@@ -35,9 +36,9 @@ def write_report(
 
     Args:
         reports: holds `runs/` and a folder per stage of evaluation, with one per cell.
-        data: holds `loops/`, `audio_vae/` and `latent_vae/`.
+        data: holds `loops/`, `audio_vae/`, `decoder/` and `latent_vae/`.
         out: folder of the page.
-        cells: names of the cells of each VAE, in the order of the columns.
+        cells: names of the cells of each model, in the order of the columns.
         exhibits: a function per stage that draws and lists its exhibits. Among files of one kind,
             those of earlier stages are embedded first.
 
@@ -46,9 +47,7 @@ def write_report(
     """
     loops = open_loops(data / "loops") if (data / "loops").is_dir() else None
     stages = read_stages(reports, data, cells)
-    curves = {
-        name: training_curves(stages[name]) for name in ("train_audio_vae", "train_latent_vae")
-    }
+    curves = {name: training_curves(stages[name]) for name in TRAININGS}
     comparison = latent_comparison(stages)
     shown = draw_exhibits(stages, exhibits, out / "figures")
 

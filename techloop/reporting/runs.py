@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def stages_before(names: CellNames) -> list[str]:
     """The stages of the pipeline that come before the report, each with its cell."""
     return ["prepare_loops"] + [
-        f"{stage}@{name}" for stage, (vae, _) in STAGES.items() for name in names[vae]
+        f"{stage}@{name}" for stage, (kind, _) in STAGES.items() for name in names[kind]
     ]
 
 

@@ -229,8 +229,8 @@ class Game(nn.Module):
         trains them.
 
         Returns:
-            Of the first half: what `JUDGED` names, each `(judged_rows(b),)`. Of all:
-            `adversarial_loss` `(b,)`; `sizes` and `differences` of features, each `(b, layers)`,
+            What `JUDGED` names, for the first half: each `(judged_rows(b),)`. `adversarial_loss`
+            `(b,)`, and `sizes` and `differences` of features, each `(b, layers)`, for all loops;
             see `feature_distance`.
         """
         n = judged_rows(len(real))

@@ -153,7 +153,8 @@ class LatentVAETask(ModelTask[Posteriors]):
         self.notes = {
             "data": latents.card["fingerprint"],
             "audio_vae": latents.card["model"],
-            "cell": cell.model_dump(),
+            # What plays its latents is not part of the training.
+            "cell": cell.model_dump(include=set(LatentVAECell.model_fields)),
             "seed": seed,
         }
         self.metrics = (

@@ -30,6 +30,7 @@ def small_params() -> Params:
         "regulariser": "kl",
         "objective": "trajectory-sample",
         "length": 4,
+        "plays": "audio_vae/kl",
     }
     latent["model"] = {"latent_dim": 6, "channels": 32, "blocks": 1}
     raw["finetune_decoder"] |= {"crop_fraction": 0.1, "warmup_loops": 48}

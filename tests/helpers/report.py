@@ -264,11 +264,18 @@ class Page(HTMLParser):
 
 
 def build(
-    top: Path, audio_cells: Sequence[str] = AUDIO_CELLS, latent_cells: Sequence[str] = CELLS
+    top: Path,
+    audio_cells: Sequence[str] = AUDIO_CELLS,
+    latent_cells: Sequence[str] = CELLS,
+    decoder_cells: Sequence[str] = (),
 ) -> tuple[str, Page]:
     """Write the report of a made-up pipeline; its text and structure."""
     reports = top / "reports"
-    cells: CellNames = {"audio": audio_cells, "latent": latent_cells}
+    cells: CellNames = {
+        "audio": audio_cells,
+        "decoder": decoder_cells,
+        "latent": latent_cells,
+    }
     write_report(reports, top / "data", reports, cells=cells, exhibits=EXHIBITS)
     text = (reports / "index.html").read_text()
     return text, Page(text)
