@@ -48,15 +48,15 @@ class Reconstruction(NamedTuple):
 
     Attributes:
         values: of the loops, see `frame_values`.
-        predicted: the same of a sample of the posterior.
         mu, sigma: the posterior.
+        predicted: values of a sample of the posterior.
         first, second: loops decoded from that sample, with independent noise.
     """
 
     values: Float[Tensor, "b v frames"]
-    predicted: Float[Tensor, "b v frames"]
     mu: Float[Tensor, "b c frames"]
     sigma: Float[Tensor, "b c frames"]
+    predicted: Float[Tensor, "b v frames"]
     first: Float[Tensor, "b samples"]
     second: Float[Tensor, "b samples"]
 
@@ -171,11 +171,17 @@ class AudioVAE(Model):
         values = frame_values(x, self.grid.hop)
         mu, sigma = self.posterior(values)
         z = sample_shard(mu, sigma, generator)
-        predicted, spectrum, level = self.analyse_latents(z)
+        return Reconstruction(values, mu, sigma, *self.decode_twice(z, generator))
+
+    def decode_twice(
+        self, z: Float[Tensor, "b c frames"], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "b v frames"], Float[Tensor, "b samples"], Float[Tensor, "b samples"]]:
+        """Predicted values, and audio of latents with two independent draws of the noise."""
+        values, spectrum, level = self.analyse_latents(z)
         first, second = (
             self.sound(spectrum, level, self.draw_noise(z, generator)) for _ in range(2)
         )
-        return Reconstruction(values, predicted, mu, sigma, first, second)
+        return values, first, second
 
     def _predict(self, z: Float[Tensor, "b c frames"]) -> tuple[Tensor, Tensor]:
         """Predicted values, and the predictor's features."""

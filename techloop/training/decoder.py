@@ -26,8 +26,9 @@ from techloop.training.loop import Log
 from techloop.training.losses import (
     LINEAR_DISTANCE,
     LOG_DISTANCE,
+    NOISE_DISTANCE,
     mean_spectral_distance,
-    spectral_distance,
+    sound_distance,
 )
 from techloop.training.optimizer import ParameterGroup
 from techloop.training.sampler import Sampler, shuffled_rows
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 VALIDATION_LOOPS = 64
 BATCH = 16  # loops decoded together in validation
-LINEAR_WEIGHT = 2.5  # beside the log term, as in the training before
 BETAS = (0.8, 0.99)  # of Adam, as HiFi-GAN and RAVE have them: gradients of a game age fast
 
 LOSS = Metric("loss", "loss")
@@ -144,6 +144,7 @@ class DecoderTask(ModelTask[Tensor]):
             LOSS,
             LOG_DISTANCE,
             LINEAR_DISTANCE,
+            NOISE_DISTANCE,
             ADVERSARIAL_LOSS,
             FEATURE_DISTANCE,
             DISCRIMINATOR_LOSS,
@@ -205,8 +206,8 @@ class Game(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "b samples"], generator: torch.Generator, plays: bool
-    ) -> tuple[Float[Tensor, "b samples"], dict[str, Float[Tensor, "rows ..."]]]:
-        """Decoded loops, and what their game with the discriminators comes to.
+    ) -> tuple[Tensor, Tensor, dict[str, Float[Tensor, "rows ..."]]]:
+        """Loops decoded with two draws of the noise, and how the game of the first stands.
 
         Args:
             x: circles of whole hops.
@@ -215,8 +216,8 @@ class Game(nn.Module):
         """
         with torch.no_grad():
             z = sample_shard(*self.vae.encode(x), generator)
-        y = self.vae.decode(z, self.vae.draw_noise(z, generator))
-        return y, self.play(x, y) if plays else {}
+        _, first, second = self.vae.decode_twice(z, generator)
+        return first, second, self.play(x, first) if plays else {}
 
     def play(
         self, real: Float[Tensor, "b samples"], decoded: Float[Tensor, "b samples"]
@@ -286,11 +287,15 @@ def decoder_loss(
         generator: of the samples of the posterior.
         plays: whether the discriminators take part. If not, their gradients are zero.
     """
-    y, outcome = game(x, generator, plays)
-    log_term, linear_term = spectral_distance(all_gather(x), all_gather(y))
+    first, second, outcome = game(x, generator, plays)
+    sound = sound_distance(*map(all_gather, (x, first, second)))
     weights = cell.weights
-    loss = weights.spectral * (log_term + LINEAR_WEIGHT * linear_term)
-    terms = {LOG_DISTANCE.name: log_term, LINEAR_DISTANCE.name: linear_term}
+    loss = weights.spectral * sound.loss
+    terms = {
+        LOG_DISTANCE.name: sound.log,
+        LINEAR_DISTANCE.name: sound.linear,
+        NOISE_DISTANCE.name: sound.noise,
+    }
     if plays:
         rows = {name: all_gather(values) for name, values in outcome.items()}
         distance = feature_distance(rows["sizes"], rows["differences"])

@@ -14,11 +14,13 @@ from techloop.metric import Metric
 
 WINDOWS = (2048, 1024, 512, 256, 128)
 ACTIVE_VARIANCE = 0.01
+LINEAR_WEIGHT = 2.5  # beside log terms (benchmarks/README.md)
 UPPER_WEIGHT = 0.5  # of fine structure in the upper half of the band
 MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 LOG_DISTANCE = Metric("log_distance", "log distance", better="lower")
 LINEAR_DISTANCE = Metric("linear_distance", "linear distance", better="lower")
+NOISE_DISTANCE = Metric("noise_distance", "log distance of two draws of the noise")
 FINE_DISTANCE = Metric("fine_distance", "fine distance", better="lower")
 TONALITY_DISTANCE = Metric("tonality_distance", "tonality distance", better="lower")
 # Rates of cells with different regularisers are not comparable, so neither direction is better.
@@ -123,6 +125,41 @@ def frame_distance(
         fine[:, :half].mean() + UPPER_WEIGHT * fine[:, half:].mean(),
         (tonal - tonal_hat).square().mean(),
     )
+
+
+class SoundDistance(NamedTuple):
+    """How far decoded loops are from their originals, where the decoder plays noise.
+
+    Attributes:
+        log, linear: `spectral_distance` of one draw of the noise.
+        noise: `log` of two draws to one another.
+    """
+
+    log: Float[Tensor, ""]
+    linear: Float[Tensor, ""]
+    noise: Float[Tensor, ""]
+
+    @property
+    def loss(self) -> Float[Tensor, ""]:
+        """`log` - `noise` / 2, plus the weighted linear term.
+
+        Without the second part the decoder would play no noise: a steady sound at its median is
+        nearer to noise than another noise is.
+
+        References:
+            Gritsenko et al., A spectral energy distance for parallel speech synthesis, 2020,
+            equation 5, halved.
+        """
+        return self.log - self.noise / 2 + LINEAR_WEIGHT * self.linear
+
+
+def sound_distance(
+    x: Float[Tensor, "b samples"],
+    first: Float[Tensor, "b samples"],
+    second: Float[Tensor, "b samples"],
+) -> SoundDistance:
+    """The distance of loops `x` to what is decoded from them with two draws of the noise."""
+    return SoundDistance(*spectral_distance(x, first), log_distances(first, second))
 
 
 def log_distances(
