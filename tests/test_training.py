@@ -174,7 +174,7 @@ def test_groups_have_rates_and_norms_of_their_own(tmp_path: Path) -> None:
     tasks = [TwoGroupsTask(rate) for rate in (1e-9, 0.01)]
     start = tasks[0].module.bias.clone()
     histories = [fit_line(tmp_path / str(i), task)[1] for i, task in enumerate(tasks)]
-    moved = [float((task.module.bias - start).abs()) for task in tasks]
+    moved = [float((task.module.bias - start).abs().detach()) for task in tasks]
     assert moved[0] < 1e-6 < 1e-2 < moved[1]
     train = [row for row in histories[0] if row["split"] == "train"]
     assert all(row["gradient_norm_weight"] > 0 for row in train)
