@@ -236,8 +236,8 @@ EDITS = {
     "a plotting colour": ("techloop/reporting/plots.py", "", 'ANOTHER_COLOUR = "#123456"'),
     "a constant of the loss": (
         "techloop/training/audio_vae.py",
-        "FINE_WEIGHT = 2.5, 8.0",
-        "FINE_WEIGHT = 2.5, 9.0",
+        "TONALITY_WEIGHT = 8.0, 12.0",
+        "TONALITY_WEIGHT = 8.0, 13.0",
     ),
     "a constant of the network": (
         "techloop/models/audio_vae.py",
