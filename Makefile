@@ -16,7 +16,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 # What Prefect keeps, it keeps in the checkout.
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
-.PHONY: demo check study notebook ui server test lint format deps lock audit sweep clean
+.PHONY: demo check study notebook ui server test lint format deps lock audit sweep adversaries clean
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit(f'techloop needs Python 3.11 to 3.13; {sys.executable} is {sys.version.split()[0]}. Name another one: make PYTHON=python3.12 ...')"
@@ -60,6 +60,10 @@ sweep: .venv/installed  ## what the weight of each regulariser does: benchmarks/
 	$(BIN)/dvc repro prepare_loops
 	$(BIN)/python benchmarks/sweep.py data/loops --out benchmarks
 
+adversaries: .venv/installed  ## discriminators and objectives for equal time: benchmarks/adversaries.*; resumes
+	$(BIN)/dvc repro train_audio_vae@kl
+	$(BIN)/python benchmarks/adversaries.py data/loops --audio-vae data/audio_vae/kl --out benchmarks
+
 # PYTEST="-m 'not slow'" is all that CI runs.
 # One process per core and one thread in each: threads that wait for one another on a busy core crawl.
 test: .venv/installed  ## the tests, but for those of 20 s and more; all of CI's: make test PYTEST="-m 'not slow'"
@@ -98,4 +102,4 @@ clean:  ## deletes the environment and every tool's leavings; data/ and the DVC 
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list
-	@awk -F '  ## ' '/^[a-z]+:.*  ## / {split($$1, target, ":"); printf "%-10s%s\n", target[1], $$2}' Makefile
+	@awk -F '  ## ' '/^[a-z]+:.*  ## / {split($$1, target, ":"); printf "%-12s%s\n", target[1], $$2}' Makefile

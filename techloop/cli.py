@@ -239,7 +239,7 @@ def doctor(
 
 @app.command()
 def profile(
-    name: Annotated[str, typer.Argument(help="laptop, studio, or another file in profiles/.")],
+    name: Annotated[str, typer.Argument(help="laptop, evening, studio, or a file in profiles/.")],
 ) -> None:
     """Give params.yaml the sizes of a profile; comments and everything else there stay."""
     with _errors_as_text("pipeline"):

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from techloop.reporting import plots
+from techloop.reporting.adversaries_plot import Decoder, adversaries
 from techloop.reporting.sweep_plot import sweeps
 from tests.helpers.figures import capture_figures
 
@@ -32,6 +33,12 @@ SWEEPS = {
     for i, name in enumerate(("kl", "wae", "wae-gan"))
 }
 Draw = Callable[[Path], None]
+TUNED = [
+    Decoder("scale", "hinge", (3.0, 1.0), (0.4, 0.05), (1.1, 0.01)),
+    Decoder("scale", "classical", (20.0, 3.0), (0.2, 0.04), (1.2, 0.02)),
+    Decoder("stft", "hinge", (2.0, 1.5), (0.6, 0.03), (1.05, 0.01)),
+]
+UNTUNED = Decoder("none", "not tuned", (2.8, 1.6), (0.34, 0.06), (1.21, 0.01))
 DRAWINGS: dict[str, Draw] = {
     "spectrogram_grid": lambda path: plots.spectrogram_grid(
         path,
@@ -65,6 +72,7 @@ DRAWINGS: dict[str, Draw] = {
     "band_errors": lambda path: plots.band_errors(
         path, {"VAE": LEVELS[0, :, 0], "noise": LEVELS[1, :, 0]}, MEL
     ),
+    "adversaries": lambda path: adversaries(path, TUNED, {"not tuned": UNTUNED}, 1.5),
     "sweeps": lambda path: sweeps(path, SWEEPS, {"kl": 1.4, "wae": 0.1}, 16),
 }
 
@@ -230,6 +238,30 @@ def test_sweeps_ring_the_weight_nearest_to_the_default(draw: Callable[[str], Fig
     rings = [ring.get_offsets().tolist()[0] for ring in left.collections]
     assert rings == [[20.0, 1.1], [40.0, 1.0]], "by the logarithm; none without a default"
     assert [ring.get_offsets().tolist()[0] for ring in right.collections] == [[1, 0.1], [0.1, 0.2]]
+
+
+def test_adversaries_have_a_marker_per_kind_and_a_colour_per_objective(
+    draw: Callable[[str], Figure],
+) -> None:
+    left, right = draw("adversaries").axes
+    for ax, values in ((left, "tonality"), (right, "distance")):
+        points = [container.lines[0] for container in ax.containers]
+        decoders = [*TUNED, UNTUNED]
+        assert [p.get_xdata().tolist() for p in points] == [
+            [getattr(d, values)[0]] for d in decoders
+        ]
+        assert [p.get_ydata().tolist() for p in points] == [[d.kernel[0]] for d in decoders]
+        looks = [(p.get_marker(), p.get_color()) for p in points]
+        assert looks[0][0] == looks[1][0] != looks[2][0]
+        assert looks[0][1] == looks[2][1] != looks[1][1]
+        assert looks[3][1] == "#000000"
+        across, _ = ax.containers[0].lines[2]
+        ((start, end),) = across.get_segments()
+        assert end[0] - start[0] == pytest.approx(2 * getattr(TUNED[0], values)[1])
+        assert list(ax.lines[0].get_ydata()) == [1.5, 1.5], "real loops"
+    low, high = left.get_ylim()
+    assert low < 0
+    assert high > 23
 
 
 def test_panels_without_titles_are_refused_and_leave_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from techloop.pipeline.profiles import use_profile
 from tests.helpers.params import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
-NAMES = ("laptop", "studio")
+NAMES = ("laptop", "evening", "studio")
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def test_the_repository_has_the_laptop_profile(top: Path) -> None:
 
 def test_profiles_have_the_same_keys() -> None:
     files = [YAML(typ="safe").load(ROOT / "profiles" / f"{name}.yaml") for name in NAMES]
-    laptop, studio = (list(leaves(values)) for values in files)
+    laptop, *others = (list(leaves(values)) for values in files)
     assert len(laptop) > 20
-    assert laptop == studio
+    assert others == [laptop] * len(others)
 
 
 def test_studio_is_valid_and_laptop_undoes_it_exactly(top: Path) -> None:
@@ -63,6 +63,30 @@ def test_studio_is_valid_and_laptop_undoes_it_exactly(top: Path) -> None:
     assert [line.partition("# ")[2] for line in text.splitlines() if "# " in line] == comments
     assert use_profile("studio", top) == []
     assert len(use_profile("laptop", top)) == len(changes)
+    assert (top / "params.yaml").read_text(encoding="utf-8") == TEXT
+
+
+def test_evening_trains_the_laptops_models_longer(top: Path) -> None:
+    use_profile("evening", top)
+    evening, laptop = load_params(top / "params.yaml"), load_params(ROOT / "params.yaml")
+    for stage in ("train_audio_vae", "finetune_decoder", "train_latent_vae"):
+        long, short = getattr(evening, stage), getattr(laptop, stage)
+        assert long.training.loops > 2 * short.training.loops
+        assert set(long.cells) >= set(short.cells)
+    assert evening.train_audio_vae.model == laptop.train_audio_vae.model
+    # Seconds per loop of two cores, by the header of the profile.
+    seconds_per_loop = {
+        "train_audio_vae": 0.1 / 4,
+        "finetune_decoder": 0.45 / 8,
+        "train_latent_vae": 36 / 14_000,
+    }
+    seconds = sum(
+        cost * getattr(evening, stage).training.loops * len(getattr(evening, stage).cells)
+        for stage, cost in seconds_per_loop.items()
+    )
+    assert seconds + 15 * 60 < 2.5 * 3600
+    use_profile("studio", top)
+    use_profile("laptop", top)
     assert (top / "params.yaml").read_text(encoding="utf-8") == TEXT
 
 
@@ -105,7 +129,7 @@ def test_the_command(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(top)
     ended = CliRunner().invoke(app, ["profile", "desktop"])
     assert ended.exit_code == 1
-    assert "profile 'desktop' does not exist; profiles has laptop, studio" in ended.stderr
+    assert "profile 'desktop' does not exist; profiles has evening, laptop, studio" in ended.stderr
     ended = CliRunner().invoke(app, ["profile", "studio"])
     assert ended.exit_code == 0
     assert "prepare_loops.synth.loops: 2000 -> 40000" in ended.stdout
