@@ -62,7 +62,7 @@ def decoder_side(vae: AudioVAE) -> dict[str, torch.nn.Parameter]:
 
 
 def gradients(part: torch.nn.Module) -> torch.Tensor:
-    """Of discriminators, or of an audio VAE's decoder."""
+    """The gradients of discriminators, or of an audio VAE's decoder."""
     parameters = decoder_side(part).values() if isinstance(part, AudioVAE) else part.parameters()
     return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
 

@@ -23,7 +23,7 @@ def random_crops(
 
     Args:
         x: whole loops.
-        frames: length of each part in latent frames; of a whole loop or more, there is no part.
+        frames: length of each part in latent frames, at most the whole loop.
         generator: newly seeded for each step; the speed follows from its seed.
     """
     lengths = range(round(grid.frames / MAX_SPEED), round(grid.frames * MAX_SPEED) + 1)
