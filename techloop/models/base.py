@@ -17,7 +17,7 @@ from techloop.grid import Grid
 M = TypeVar("M", bound="Model")  # typing.Self, which the run-time checks of the tests refuse
 
 MODEL_FILES = ("config.json", "model.safetensors")  # of a model folder; others may be beside them
-FORMAT = 2  # of a model folder; 2 renamed the weights
+FORMAT = 3  # of a model folder; 2 renamed the weights, 3 has another decoder
 
 
 class Model(nn.Module):
