@@ -1,4 +1,4 @@
-"""Close-ups are of the noisiest loop, the most tonal one and the loudest kick, at the right beat."""
+"""Close-ups are of the noisiest loop, the most tonal one, the loudest kick, each at its beat."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from techloop.evaluation.metrics.tonality import tonality
 from techloop.grid import Grid
 from tests.helpers.datasets import GRID
 
-GRIDS = [GRID, Grid(hop=96, bpm=125.0), Grid(beats_per_bar=7, bpm=30_000 / 239), Grid(bars=2)]
+GRIDS = [GRID, Grid(hop=96, bpm=125.0), Grid(beats_per_bar=7, bpm=52_500 / 419), Grid(bars=2)]
 HZ = (3125.0, 4375.0, 5625.0)
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of a fine-tuned decoder: in pairs with the one before, on the same latents and noise."""
+"""Evaluation of a tuned decoder: in pairs with the one before, on the same latents and noise."""
 
 import copy
 

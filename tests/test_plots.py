@@ -257,10 +257,10 @@ def test_a_close_up_has_one_scale_and_says_hertz_and_beats(
             tmp_path / "a.png",
             LEVELS,
             ["one"],
-            first_beat=0,
-            beats=1,
+            first_beat=0.0,
+            beats=1.0,
             beats_in_loop=4,
-            top_hz=1000,
+            top_hz=1000.0,
         )
 
 

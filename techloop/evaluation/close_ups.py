@@ -73,7 +73,7 @@ def choose_close_ups(
             _, start = loudest_beat(band_power(loop, grid, RANGE_HZ) * share, grid)
             chosen.append(_close_up(kind, row, start, window, grid.sample_rate_hz / 2, grid))
     row, start = loudest_beat(band_power(x, grid, LOW_HZ), grid)
-    return [*chosen, _close_up("kick", row, start, 1024, min(1000, grid.sample_rate_hz / 2), grid)]
+    return [*chosen, _close_up("kick", row, start, 1024, min(1000.0, grid.sample_rate_hz / 2), grid)]
 
 
 def band_power(

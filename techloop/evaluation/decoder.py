@@ -120,8 +120,8 @@ def evaluate_decoder(
         **distances.paired(points[BEFORE], points[AFTER], seed=seed),
     }
     metrics = by_name(
-        LOOPS.measured(len(x)),
-        HELD_OUT_LOOPS.measured(len(sample.audio)),
+        LOOPS.measured(float(len(x))),
+        HELD_OUT_LOOPS.measured(float(len(sample.audio))),
         *_change_measurements(changes),
         *error_measurements(errors, AFTER),
         *tonality_measurements(tonal, AFTER, seed),

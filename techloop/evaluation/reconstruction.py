@@ -81,8 +81,8 @@ def evaluate_reconstruction(
         for name, loops in (("real", sample.audio), (JUDGED, decoded[JUDGED]))
     }
     metrics = by_name(
-        LOOPS.measured(len(x)),
-        HELD_OUT_LOOPS.measured(len(sample.audio)),
+        LOOPS.measured(float(len(x))),
+        HELD_OUT_LOOPS.measured(float(len(sample.audio))),
         *error_measurements(errors, JUDGED),
         *tonality_measurements(tonal, JUDGED, seed),
         *distance_measurements(distances, points, JUDGED, seed),

@@ -94,8 +94,8 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
             pictures / "spectrograms.png",
             "Test loops before and after fine-tuning",
             f"Mel spectrograms of {len(tuned)} of {facts['loops']} test loops, from the best to "
-            "the worst by log-mel error after fine-tuning (in brackets). Both decoders play the same "
-            "latents with the same noise. All panels share one colour scale.",
+            "the worst by log-mel error after fine-tuning (in brackets). Both decoders play the "
+            "same latents with the same noise. All panels share one colour scale.",
         ),
         Exhibit(
             "figure",
