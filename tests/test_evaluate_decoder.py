@@ -19,11 +19,12 @@ SPLITS = ["train"] * 8 + ["validation"] * 3 + ["test"] * 7
 
 @pytest.fixture(scope="module")
 def loops(tmp_path_factory):
-    """Kicks with hiss; the last two of the test loops are a hiss and a chord."""
+    """Kicks; over those of the test split, from hiss alone to a chord alone."""
     t, rng = np.arange(GRID.samples) / GRID.sample_rate_hz, np.random.default_rng(0)
     audio = kicks(len(SPLITS))
-    audio[-2] = 0.1 * rng.standard_normal(GRID.samples)
-    audio[-1] = 0.1 * sum(np.sin(2 * np.pi * hz * t + hz) for hz in (3125, 4375, 5625))
+    chord = sum(np.sin(2 * np.pi * hz * t + hz) for hz in (3125, 4375, 5625))
+    for loop, share in zip(audio[-7:], np.linspace(0, 1, 7), strict=True):
+        loop += 0.1 * (share * chord + (1 - share) * rng.standard_normal(GRID.samples))
     return write_loops(tmp_path_factory.mktemp("decoder") / "loops", audio, SPLITS)
 
 
@@ -113,9 +114,9 @@ def test_arrays_and_sounds_are_of_all_three(evaluation, tmp_path):
     arrays, facts = evaluation.arrays, evaluation.facts
     assert [view["kind"] for view in facts["close_ups"]] == ["noise", "tone", "kick"]
     views = {view["kind"]: view for view in facts["close_ups"]}
-    assert views["noise"]["name"] == "made/016"
+    assert views["noise"]["name"] == "made/011"
     assert views["tone"]["name"] == "made/017"
-    assert views["tone"]["tonality"]["original"] == np.nanmax(arrays["tonality_original"]) > 0.9
+    assert views["tone"]["tonality"]["original"] == np.nanmax(arrays["tonality_original"]) > 0.5
     assert views["noise"]["tonality"]["original"] == np.nanmin(arrays["tonality_original"]) < 0.1
     for view in views.values():
         levels = arrays[f"close_up_{view['kind']}_db"]

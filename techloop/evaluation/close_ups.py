@@ -18,6 +18,7 @@ from techloop.grid import Grid
 ANALYSIS_WINDOW = 1024  # of the search, in samples
 BATCH = 16  # loops searched at a time
 LOW_HZ = (0.0, 150.0)  # where a kick is
+KICK_TOP_HZ = 1000.0  # the highest frequency of its close-up
 FLOOR_DB = -100.0
 FINEST_HOP = 64  # of what is drawn, in samples, at most
 
@@ -73,7 +74,8 @@ def choose_close_ups(
             _, start = loudest_beat(band_power(loop, grid, RANGE_HZ) * share, grid)
             chosen.append(_close_up(kind, row, start, window, grid.sample_rate_hz / 2, grid))
     row, start = loudest_beat(band_power(x, grid, LOW_HZ), grid)
-    return [*chosen, _close_up("kick", row, start, 1024, min(1000.0, grid.sample_rate_hz / 2), grid)]
+    top_hz = min(KICK_TOP_HZ, grid.sample_rate_hz / 2)
+    return [*chosen, _close_up("kick", row, start, 1024, top_hz, grid)]
 
 
 def band_power(
