@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 
 from techloop.reporting import plots
 from techloop.reporting.adversaries_plot import Decoder, adversaries
+from techloop.reporting.close_up_plot import close_up
 from techloop.reporting.sweep_plot import sweeps
 from tests.helpers.figures import capture_figures
 
@@ -20,7 +21,7 @@ LEVELS = RNG.uniform(-80, -10, (3, 64, 240))
 VALUES = RNG.uniform(-1, 1, (4, 3))
 CURVES = RNG.uniform(size=(2, 9, 2))
 POINTS = RNG.standard_normal((30, 2))
-PAIRS = np.array([[0.1, 0.5, np.nan, 0.9], [-0.1, 0.3, 0.4, np.nan]])
+PAIRS = np.array([[0.1, 0.5, np.nan, 0.9], [-0.1, 0.3, 0.4, np.nan], [0.2, 0.4, 0.7, np.nan]])
 MEL = (30.0, 8000.0)
 SWEEPS = {
     name: {
@@ -65,7 +66,9 @@ DRAWINGS: dict[str, Draw] = {
     "distance_histogram": lambda path: plots.distance_histogram(
         path, {"generated": POINTS[:, 0] ** 2, "real": POINTS[:, 1] ** 2}, "distance"
     ),
-    "paired_scatter": lambda path: plots.paired_scatter(path, *PAIRS, ("original", "decoded")),
+    "paired_scatter": lambda path: plots.paired_scatter(
+        path, PAIRS[0], {"before": PAIRS[1], "after": PAIRS[2]}, "original"
+    ),
     "scatter": lambda path: plots.scatter(
         path, {"train": POINTS, "generated": POINTS / 2}, ("first", "second")
     ),
@@ -73,6 +76,15 @@ DRAWINGS: dict[str, Draw] = {
         path, {"VAE": LEVELS[0, :, 0], "noise": LEVELS[1, :, 0]}, MEL
     ),
     "adversaries": lambda path: adversaries(path, TUNED, {"not tuned": UNTUNED}, 1.5),
+    "close_up": lambda path: close_up(
+        path,
+        LEVELS,
+        ["one", "two", "three"],
+        first_beat=3.5,
+        beats=1.0,
+        beats_in_loop=4,
+        top_hz=8000.0,
+    ),
     "sweeps": lambda path: sweeps(path, SWEEPS, {"kl": 1.4, "wae": 0.1}, 16),
 }
 
@@ -217,16 +229,47 @@ def test_points_lie_where_they_are(draw: Callable[[str], Figure]) -> None:
 def test_pairs_lie_on_axes_of_one_scale_that_hold_all_of_them(
     draw: Callable[[str], Figure],
 ) -> None:
-    ax = draw("paired_scatter").axes[0]
-    offsets = np.ma.filled(ax.collections[0].get_offsets(), np.nan)
-    np.testing.assert_array_equal(offsets[:2], PAIRS.T[:2])
-    assert ax.get_xlim() == ax.get_ylim()
-    low, high = ax.get_xlim()
-    assert low < -0.1
-    assert 0.5 < high < 0.6, "points without both values widen no axis"
-    assert list(ax.get_xticks()) == list(ax.get_yticks())
-    assert lines(ax) == {"_child0": [low, high]}
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("original", "decoded")
+    panels = draw("paired_scatter").axes
+    for ax, values, label in zip(panels, PAIRS[1:], ("before", "after"), strict=True):
+        offsets = np.ma.filled(ax.collections[0].get_offsets(), np.nan)
+        np.testing.assert_array_equal(offsets[:2], np.stack([PAIRS[0], values], 1)[:2])
+        assert ax.get_xlim() == ax.get_ylim() == panels[0].get_xlim()
+        low, high = ax.get_xlim()
+        assert low < -0.1
+        assert 0.5 < high < 0.6, "points without both values widen no axis"
+        assert list(ax.get_xticks()) == list(ax.get_yticks())
+        assert lines(ax) == {"_child0": [low, high]}
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("original", label)
+
+
+def test_a_close_up_has_one_scale_and_says_hertz_and_beats(
+    draw: Callable[[str], Figure], tmp_path: Path
+) -> None:
+    panels = [ax for ax in draw("close_up").axes if ax.images]
+    assert [ax.get_title() for ax in panels] == ["one", "two", "three"]
+    for ax, levels in zip(panels, LEVELS, strict=True):
+        (image,) = ax.images
+        np.testing.assert_array_equal(image.get_array(), levels)
+        assert image.get_clim() == (LEVELS.max() - 70, LEVELS.max())
+        # The first column and the lowest bin are centred on the corner.
+        assert image.get_extent() == pytest.approx(
+            [-1 / 480, 1 - 1 / 480, -8 / 126, 8 + 8 / 126], abs=1e-6
+        )
+        assert ax.get_ylim() == (0, 8)
+        assert ax.get_xlabel() == "beat"
+    beats = [label.get_text() for label in panels[0].get_xticklabels()]
+    assert beats == ["4.5", "4.75", "1", "1.25", "1.5"], "around the circle"
+    assert panels[0].get_ylabel() == "frequency (kHz)"
+    with pytest.raises(ValueError, match="3 spectrograms with 1 titles"):
+        close_up(
+            tmp_path / "a.png",
+            LEVELS,
+            ["one"],
+            first_beat=0.0,
+            beats=1.0,
+            beats_in_loop=4,
+            top_hz=1000.0,
+        )
 
 
 def test_sweeps_ring_the_weight_nearest_to_the_default(draw: Callable[[str], Figure]) -> None:

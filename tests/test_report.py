@@ -30,6 +30,7 @@ from tests.helpers.params import ROOT
 from tests.helpers.report import (
     BITS,
     CELLS,
+    DECODER_CELLS,
     EVALUATED,
     EXHIBITS,
     LOSS,
@@ -37,6 +38,7 @@ from tests.helpers.report import (
     build,
     history,
     make_finished,
+    write_evaluation,
     write_history,
     write_study_metrics,
 )
@@ -279,17 +281,30 @@ def test_a_missing_cell_is_named_and_the_others_are_there(finished: Path, tmp_pa
     assert list(columns) == list(CELLS)
 
 
-def test_a_tuned_decoder_has_a_section_where_there_is_one(finished: Path, tmp_path: Path) -> None:
+def test_a_tuned_decoder_has_its_sections_where_there_is_one(
+    finished: Path, tmp_path: Path
+) -> None:
     top = shutil.copytree(finished, tmp_path / "copy")
-    assert 'id="decoder"' not in build(top)[0]
-    text, _ = build(top, decoder_cells=["kl"])
-    assert re.findall(r"<code>([\w@-]+)</code> has not run", text) == ["finetune_decoder"]
+    ids = ("decoder", "decoder-sound")
+    text, _ = build(top)
+    assert not any(f'id="{section}"' in text or f"#{section}" in text for section in ids)
+    missing = r"<code>([\w@-]+)</code> has not run"
+    text, _ = build(top, decoder_cells=DECODER_CELLS)
+    assert re.findall(missing, text) == ["finetune_decoder", "evaluate_decoder"]
     shutil.copytree(top / "data" / "audio_vae" / "kl", top / "data" / "decoder" / "kl")
-    text, _ = build(top, decoder_cells=["kl"])
+    text, _ = build(top, decoder_cells=DECODER_CELLS)
+    assert re.findall(missing, text) == ["evaluate_decoder"]
+    write_evaluation(top / "reports" / "decoder" / "kl", 0)
+    text, page = build(top, decoder_cells=DECODER_CELLS)
     assert "has not run" not in text
-    assert text.count('id="decoder"') == text.count('href="#decoder"') == 1
+    for section in ids:
+        assert text.count(f'id="{section}"') == text.count(f'href="#{section}"') == 1
+    order = [attrs["id"] for attrs in page.all("section")]
+    assert order.index("decoder-sound") == order.index("reconstruction") + 1
+    assert len(page.all("img")) == sum(map(len, EVALUATED.values())) + 1
     metrics = read_json(top / "reports" / "metrics.json")
     assert metrics["finetune_decoder"] == {"kl": metrics["train_audio_vae"]["kl"]}
+    assert metrics["evaluate_decoder"]["kl"]["spectral_distance"]["value"] == 1.25
     drawn = len(charts(build(top)[0]))
     assert len(charts(text)) == drawn + 2, "the curves of its training"
 

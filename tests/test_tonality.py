@@ -11,6 +11,7 @@ from techloop.evaluation.metrics.tonality import (
     TONALITY_NOISY,
     TONALITY_TONAL,
     correlation,
+    frame_tonality,
     tonality,
     tonality_scores,
 )
@@ -36,6 +37,19 @@ def chord(grid=GRID, level=0.1):
     t = torch.arange(grid.samples, dtype=torch.float64) / grid.samples
     cycles = [round(hz * grid.samples / grid.sample_rate_hz) for hz in PARTIALS_HZ]
     return (level * sum(torch.sin(2 * torch.pi * c * t + c) for c in cycles))[None].float()
+
+
+def test_frames_say_where_a_loop_is_tonal():
+    """A chord in the first half and noise in the second."""
+    half = GRID.samples // 2
+    loop = torch.cat([chord()[:, :half], noise(n=1)[:, half:]], 1)
+    (frames,) = frame_tonality(loop, GRID)
+    assert len(frames) == GRID.frames
+    middle, edge = GRID.frames // 2, 2 * 8  # frames of a window reach into the other half
+    assert frames[edge : middle - edge].min() > 0.9
+    assert frames[middle + edge : -edge].mean().abs() < 0.1
+    assert float(frames.mean()) == pytest.approx(float(tonality(loop, GRID)))
+    assert frame_tonality(torch.zeros_like(loop), GRID).isnan().all()
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)

@@ -235,9 +235,9 @@ EDITS = {
     "a comment": ("techloop/training/loop.py", "# Resume.", "# Resume, if there is a checkpoint."),
     "a plotting colour": ("techloop/reporting/plots.py", "", 'ANOTHER_COLOUR = "#123456"'),
     "a constant of the loss": (
-        "techloop/training/audio_vae.py",
-        "TONALITY_WEIGHT = 8.0, 12.0",
-        "TONALITY_WEIGHT = 8.0, 13.0",
+        "techloop/training/losses.py",
+        "TONALITY_WEIGHT = 2.5, 8.0, 12.0",
+        "TONALITY_WEIGHT = 2.5, 8.0, 13.0",
     ),
     "a constant of the network": (
         "techloop/models/audio_vae.py",

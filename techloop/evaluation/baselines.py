@@ -8,6 +8,7 @@ from techloop.metric import Measurements
 
 BASELINES = {  # and what the report calls it
     "original": "the originals themselves",
+    "before": "the decoder before fine-tuning",
     "silence": "silence",
     "noise": "noise of the same spectrum",
     "other_loop": "another loop",

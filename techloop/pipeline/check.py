@@ -63,6 +63,7 @@ COST_DRIVERS: dict[str, tuple[Callable[[Params], int], float]] = {
     "extract_latents": (lambda p: p.prepare_loops.synth.loops, 0.009),
     "assemble_instrument": (lambda p: 1, 0.5),
     "evaluate_reconstruction": (lambda p: p.evaluate_reconstruction.loops, 0.055),
+    "evaluate_decoder": (lambda p: p.evaluate_reconstruction.loops, 0.1),
     "evaluate_descriptors": (lambda p: p.evaluate_descriptors.loops, 0.18),
     "evaluate_prior": (lambda p: p.evaluate_prior.loops, 0.12),
     "evaluate_smoothness": (
@@ -109,7 +110,7 @@ def check(card: Card, run_script: RunScript) -> None:
         for stage, body in pipeline.items():
             cells = cells_of(body, raw)
             tried = cells[:1] if stage.startswith("evaluate_") else cells
-            alike = len(cells) // len(tried)
+            alike = len(cells) // max(len(tried), 1)  # a stage may have no cells
             for cell in tried:
                 name = "@".join((stage, *cell)) + (f" (x {alike})" if alike > 1 else "")
                 meter = run_metered(stage, cell, run_script)

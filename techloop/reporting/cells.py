@@ -27,6 +27,7 @@ STAGES = {  # the stages that have cells, in their order
     "train_latent_vae": StageCells("latent", "data/latent_vae"),
     "assemble_instrument": StageCells("latent", None),
     "evaluate_reconstruction": StageCells("audio", "reports/reconstruction"),
+    "evaluate_decoder": StageCells("decoder", "reports/decoder"),
     "evaluate_descriptors": StageCells("audio", "reports/descriptors"),
     "evaluate_prior": StageCells("audio", "reports/prior"),
     "evaluate_smoothness": StageCells("latent", "reports/smoothness"),

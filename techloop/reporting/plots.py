@@ -332,24 +332,31 @@ def scatter(
 def paired_scatter(
     path: str | Path,
     x: Float[np.ndarray, " n"],
-    y: Float[np.ndarray, " n"],
-    labels: tuple[str, str],
+    panels: Mapping[str, Float[np.ndarray, " n"]],
+    label: str,
 ) -> None:
-    """A point per loop, on two axes of one scale; the diagonal is where both have one value."""
-    with new_figure(path, 3.9, 3.8) as figure:
-        ax = figure.subplots()
-        both = np.concatenate([x, y])[np.tile(np.isfinite(x) & np.isfinite(y), 2)]
-        low, high = both.min(initial=0), both.max(initial=0.2)
-        low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
-        ax.plot([low, high], [low, high], color=GREY, linewidth=1.0, linestyle="--", zorder=1)
-        ax.scatter(x, y, s=14, c=BLUE, alpha=0.65, linewidths=0)
-        ax.set_xlim(low, high)
-        ax.set_aspect("equal")
-        ax.set_yticks(ax.get_xticks())
-        ax.set_ylim(low, high)
-        ax.set_xlim(low, high)
-        ax.set_xlabel(labels[0])
-        ax.set_ylabel(labels[1])
+    """A point per loop, in a panel for each second value; the diagonal is where both are equal.
+
+    Args:
+        path: the PNG to write.
+        x: the first value of each loop, which is called `label`.
+        panels: second values by label. All axes have one scale, which holds what has both values.
+    """
+    pairs = [np.stack([x, y])[:, np.isfinite(x + y)] for y in panels.values()]
+    low, high = np.hstack(pairs).min(initial=0), np.hstack(pairs).max(initial=0.2)
+    low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
+    with new_figure(path, 0.2 + 3.7 * len(panels), 3.8) as figure:
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for ax, (name, y) in zip(axes, panels.items(), strict=True):
+            ax.plot([low, high], [low, high], color=GREY, linewidth=1.0, linestyle="--", zorder=1)
+            ax.scatter(x, y, s=14, c=BLUE, alpha=0.65, linewidths=0)
+            ax.set_xlim(low, high)
+            ax.set_aspect("equal")
+            ax.set_yticks(ax.get_xticks())
+            ax.set_ylim(low, high)
+            ax.set_xlim(low, high)
+            ax.set_xlabel(label)
+            ax.set_ylabel(name)
 
 
 def band_errors(

@@ -24,9 +24,9 @@ from techloop.training.losses import (
     ACTIVE_UNITS,
     BITS_PER_SECOND,
     FINE_DISTANCE,
+    FRAME_DISTANCE,
     KL_PER_FRAME,
     LINEAR_DISTANCE,
-    LINEAR_WEIGHT,
     LOG_DISTANCE,
     MMD,
     NOISE_DISTANCE,
@@ -51,13 +51,10 @@ VALIDATION_LOOPS = 64
 PCA_BARS = 512  # of the training set, for the principal components that the model starts from
 BATCH = 16  # loops encoded together
 CODEC_RATE = 0.05  # of the learning rate; at the full rate, its first steps undo the start
-# Weights of the terms beside the log terms (benchmarks/README.md).
-FINE_WEIGHT, TONALITY_WEIGHT = 8.0, 12.0
 
 # Do not compare these numbers between regularisers.
 LOSS = Metric("loss", "loss")
 PENALTY = Metric("penalty", "penalty")
-FRAME_DISTANCE = Metric("frame_distance", "distance of predicted frames", better="lower")
 
 
 def train_audio_vae(
@@ -217,12 +214,6 @@ def audio_vae_loss(
     x, values, mu, sigma, predicted, first, second, *cross_entropy = map(all_gather, rows)
     sound = sound_distance(x, first, second)
     frames = frame_distance(values, predicted)
-    frame_term = (
-        frames.log
-        + LINEAR_WEIGHT * frames.linear
-        + FINE_WEIGHT * frames.fine
-        + TONALITY_WEIGHT * frames.tonality
-    )
     kl = gaussian_kl(mu, sigma)
     if cell.regulariser == "kl":
         penalty = rate(kl, cell.free_nats)
@@ -233,11 +224,11 @@ def audio_vae_loss(
         penalty = cross_entropy[0].mean()
     weight = cell.weight * penalty_share(seen, cell.warmup_loops)
     return {
-        "loss": sound.loss + frame_term + weight * penalty,
+        "loss": sound.loss + frames.loss + weight * penalty,
         LOG_DISTANCE.name: sound.log,
         LINEAR_DISTANCE.name: sound.linear,
         NOISE_DISTANCE.name: sound.noise,
-        FRAME_DISTANCE.name: frame_term,
+        FRAME_DISTANCE.name: frames.loss,
         FINE_DISTANCE.name: frames.fine,
         TONALITY_DISTANCE.name: frames.tonality,
         KL_PER_FRAME.name: rate(kl),

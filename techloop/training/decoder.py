@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from techloop.audio.frames import frame_values
 from techloop.data.datasets import LoopDataset
 from techloop.metric import Measurement, Metric
 from techloop.models.audio_vae import AudioVAE
@@ -24,9 +25,11 @@ from techloop.training.collapse import CollapseWatch
 from techloop.training.distributed import all_gather
 from techloop.training.loop import Log
 from techloop.training.losses import (
+    FRAME_DISTANCE,
     LINEAR_DISTANCE,
     LOG_DISTANCE,
     NOISE_DISTANCE,
+    frame_distance,
     mean_spectral_distance,
     sound_distance,
 )
@@ -145,6 +148,7 @@ class DecoderTask(ModelTask[Tensor]):
             LOG_DISTANCE,
             LINEAR_DISTANCE,
             NOISE_DISTANCE,
+            FRAME_DISTANCE,
             ADVERSARIAL_LOSS,
             FEATURE_DISTANCE,
             DISCRIMINATOR_LOSS,
@@ -206,8 +210,8 @@ class Game(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "b samples"], generator: torch.Generator, plays: bool
-    ) -> tuple[Tensor, Tensor, dict[str, Float[Tensor, "rows ..."]]]:
-        """Loops decoded with two draws of the noise, and how the game of the first stands.
+    ) -> tuple[tuple[Tensor, ...], dict[str, Float[Tensor, "rows ..."]]]:
+        """Values of frames and their prediction, loops decoded with two draws of the noise; the game.
 
         Args:
             x: circles of whole hops.
@@ -215,9 +219,10 @@ class Game(nn.Module):
             plays: whether there is a game.
         """
         with torch.no_grad():
-            z = sample_shard(*self.vae.encode(x), generator)
-        _, first, second = self.vae.decode_twice(z, generator)
-        return first, second, self.play(x, first) if plays else {}
+            values = frame_values(x, self.vae.grid.hop)
+            z = sample_shard(*self.vae.posterior(values), generator)
+        predicted, first, second = self.vae.decode_twice(z, generator)
+        return (values, predicted, first, second), self.play(x, first) if plays else {}
 
     def play(
         self, real: Float[Tensor, "b samples"], decoded: Float[Tensor, "b samples"]
@@ -287,14 +292,16 @@ def decoder_loss(
         generator: of the samples of the posterior.
         plays: whether the discriminators take part. If not, their gradients are zero.
     """
-    first, second, outcome = game(x, generator, plays)
-    sound = sound_distance(*map(all_gather, (x, first, second)))
+    outputs, outcome = game(x, generator, plays)
+    x, values, predicted, first, second = map(all_gather, (x, *outputs))
+    sound, frames = sound_distance(x, first, second), frame_distance(values, predicted)
     weights = cell.weights
-    loss = weights.spectral * sound.loss
+    loss = weights.spectral * (sound.loss + frames.loss)
     terms = {
         LOG_DISTANCE.name: sound.log,
         LINEAR_DISTANCE.name: sound.linear,
         NOISE_DISTANCE.name: sound.noise,
+        FRAME_DISTANCE.name: frames.loss,
     }
     if plays:
         rows = {name: all_gather(values) for name, values in outcome.items()}

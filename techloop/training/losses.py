@@ -14,13 +14,15 @@ from techloop.metric import Metric
 
 WINDOWS = (2048, 1024, 512, 256, 128)
 ACTIVE_VARIANCE = 0.01
-LINEAR_WEIGHT = 2.5  # beside log terms (benchmarks/README.md)
+# Weights of terms beside the log terms (benchmarks/README.md).
+LINEAR_WEIGHT, FINE_WEIGHT, TONALITY_WEIGHT = 2.5, 8.0, 12.0
 UPPER_WEIGHT = 0.5  # of fine structure in the upper half of the band
 MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 LOG_DISTANCE = Metric("log_distance", "log distance", better="lower")
 LINEAR_DISTANCE = Metric("linear_distance", "linear distance", better="lower")
 NOISE_DISTANCE = Metric("noise_distance", "log distance of two draws of the noise")
+FRAME_DISTANCE = Metric("frame_distance", "distance of predicted frames", better="lower")
 FINE_DISTANCE = Metric("fine_distance", "fine distance", better="lower")
 TONALITY_DISTANCE = Metric("tonality_distance", "tonality distance", better="lower")
 # Rates of cells with different regularisers are not comparable, so neither direction is better.
@@ -107,6 +109,16 @@ class FrameDistance(NamedTuple):
     linear: Float[Tensor, ""]
     fine: Float[Tensor, ""]
     tonality: Float[Tensor, ""]
+
+    @property
+    def loss(self) -> Float[Tensor, ""]:
+        """Their weighted sum."""
+        return (
+            self.log
+            + LINEAR_WEIGHT * self.linear
+            + FINE_WEIGHT * self.fine
+            + TONALITY_WEIGHT * self.tonality
+        )
 
 
 def frame_distance(

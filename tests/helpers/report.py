@@ -22,6 +22,7 @@ from techloop.training.latent_summary import write_dimensions
 
 RATE = 16_000
 AUDIO_CELLS = ("kl", "wae")
+DECODER_CELLS = ("kl",)  # of a pipeline with fine-tuning
 CELLS = ("kl-mean-16", "wae-mean-4")
 EVALUATED = {
     "reconstruction": AUDIO_CELLS,
@@ -218,7 +219,7 @@ def write_evaluation(folder: Path, i: int) -> None:
 def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
     """What the made-up evaluations show; nothing of a cell that has only metrics."""
     kind = folder.parent.name
-    if folder.name not in EVALUATED[kind]:
+    if folder.name not in EVALUATED.get(kind, DECODER_CELLS):
         return []
     draw_picture(pictures / "figure.png", seed=len(folder.name))
     shown = [Exhibit("figure", pictures / "figure.png", "A figure", "What it <shows>.")]
@@ -232,7 +233,7 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
     return shown
 
 
-EXHIBITS: dict[str, Exhibits] = {f"evaluate_{kind}": exhibits for kind in EVALUATED}
+EXHIBITS: dict[str, Exhibits] = {f"evaluate_{kind}": exhibits for kind in (*EVALUATED, "decoder")}
 
 
 class Page(HTMLParser):

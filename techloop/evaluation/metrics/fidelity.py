@@ -24,18 +24,21 @@ AUDIBLE_LUFS = -60.0
 DETAIL_MOMENTS = ("detail_power", "detail_power_of_guess", "detail_product")
 
 GUESSES = ("silence", "noise", "other_loop")  # baselines that know less than a reconstruction
+_BASELINES = ("before", *GUESSES)
 
 SPECTRAL_DISTANCE = Metric(
-    "spectral_distance", "spectral distance", better="lower", baselines=GUESSES
+    "spectral_distance", "spectral distance", better="lower", baselines=_BASELINES
 )
-MULTI_LOG = Metric("multi_log", "log distance, five windows", better="lower", baselines=GUESSES)
-MULTI_LIN = Metric("multi_lin", "linear distance, five windows", better="lower", baselines=GUESSES)
-LOG_MEL = Metric("log_mel_l1_db", "log-mel error", "dB", better="lower", baselines=GUESSES)
+MULTI_LOG = Metric("multi_log", "log distance, five windows", better="lower", baselines=_BASELINES)
+MULTI_LIN = Metric(
+    "multi_lin", "linear distance, five windows", better="lower", baselines=_BASELINES
+)
+LOG_MEL = Metric("log_mel_l1_db", "log-mel error", "dB", better="lower", baselines=_BASELINES)
 CHROMA_SIMILARITY = Metric(
-    "chroma_similarity", "chroma similarity", better="higher", baselines=GUESSES
+    "chroma_similarity", "chroma similarity", better="higher", baselines=_BASELINES
 )
-DESCRIPTOR_ERROR = Metric("error", "error", better="lower", baselines=GUESSES)
-FINE_STRUCTURE = Metric("fine_structure", "fine structure", better="higher", baselines=GUESSES)
+DESCRIPTOR_ERROR = Metric("error", "error", better="lower", baselines=_BASELINES)
+FINE_STRUCTURE = Metric("fine_structure", "fine structure", better="higher", baselines=_BASELINES)
 METRICS = (
     SPECTRAL_DISTANCE,
     MULTI_LOG,

@@ -6,7 +6,9 @@ from jaxtyping import Float, Int
 from techloop.evaluation.baselines import OTHER_SAMPLES
 from techloop.metric import Metric
 
-FRECHET = Metric("frechet", "Fréchet distance", better="lower", baselines=OTHER_SAMPLES)
+FRECHET = Metric(
+    "frechet", "Fréchet distance", better="lower", baselines=(*OTHER_SAMPLES, "before")
+)
 
 
 def frechet_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:

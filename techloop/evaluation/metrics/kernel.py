@@ -7,7 +7,9 @@ from scipy.spatial.distance import cdist, pdist
 from techloop.evaluation.baselines import OTHER_SAMPLES
 from techloop.metric import Metric
 
-KERNEL = Metric("kernel", "kernel distance x 1,000", better="lower", baselines=OTHER_SAMPLES)
+KERNEL = Metric(
+    "kernel", "kernel distance x 1,000", better="lower", baselines=(*OTHER_SAMPLES, "before")
+)
 
 SCALE = 1000.0
 

@@ -20,25 +20,25 @@ EPSILON = 1e-3  # added to amplitudes, whose scale is that of `circular_stft`
 NOISY_BELOW, TONAL_ABOVE = 0.05, 0.4
 FEWEST = 5  # loops that a correlation, or a mean over noisy or tonal ones, takes
 
-_GUESSES = ("noise", "other_loop")
+_BASELINES = ("before", "noise", "other_loop")
 TONALITY_CORRELATION = Metric(
     "tonality_correlation",
     "tonality above 3 kHz, correlation with the originals'",
     better="higher",
-    baselines=_GUESSES,
+    baselines=_BASELINES,
 )
 # Best at the originals' value.
 TONALITY_NOISY = Metric(
     "tonality_noisy",
     "tonality above 3 kHz where the original is noise",
     better="lower",
-    baselines=(*_GUESSES, "original"),
+    baselines=(*_BASELINES, "original"),
 )
 TONALITY_TONAL = Metric(
     "tonality_tonal",
     "tonality above 3 kHz where the original is tonal",
     better="higher",
-    baselines=(*_GUESSES, "original"),
+    baselines=(*_BASELINES, "original"),
 )
 METRICS = (TONALITY_CORRELATION, TONALITY_NOISY, TONALITY_TONAL)
 
@@ -60,6 +60,19 @@ def tonality(x: Float[Tensor, "n samples"], grid: Grid) -> Float[Tensor, " n"]:
         does not change it, and a louder loop differs only by what becomes audible.
 
     Raises:
+        ValueError: see `frame_tonality`.
+    """
+    values: Tensor = frame_tonality(x, grid).nanmean(1)
+    return values
+
+
+def frame_tonality(x: Float[Tensor, "n samples"], grid: Grid) -> Float[Tensor, "n frames"]:
+    """The cosine of each frame's fine structure with that of the frame one window later.
+
+    Returns:
+        Between -1 and 1; nan where one of the two frames is not audible. See `tonality`.
+
+    Raises:
         ValueError: a sample rate whose half is 3 kHz or less, or a loop of fewer than four windows.
     """
     lag = -(-WINDOW // grid.hop)  # one window, in whole hops
@@ -79,7 +92,7 @@ def tonality(x: Float[Tensor, "n samples"], grid: Grid) -> Float[Tensor, " n"]:
     cosine = (detail * later).sum(2) / (norm * norm.roll(-lag, 1)).clamp_min(1e-6)
     power_db = 10 * (amplitude[..., band].square().mean(2) / (WINDOW / 4) ** 2).log10()
     audible = power_db >= AUDIBLE_DB
-    values: Tensor = torch.where(audible & audible.roll(-lag, 1), cosine, torch.nan).nanmean(1)
+    values: Tensor = torch.where(audible & audible.roll(-lag, 1), cosine, torch.nan)
     return values
 
 

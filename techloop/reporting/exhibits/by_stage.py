@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from techloop.reporting.embedding import Exhibits
 from techloop.reporting.exhibits import (
     controls,
+    decoder,
     descriptors,
     generation,
     prior,
@@ -14,6 +15,7 @@ from techloop.reporting.exhibits import (
 
 EXHIBITS: Mapping[str, Exhibits] = {
     "evaluate_reconstruction": reconstruction.exhibits,
+    "evaluate_decoder": decoder.exhibits,
     "evaluate_descriptors": descriptors.exhibits,
     "evaluate_prior": prior.exhibits,
     "evaluate_smoothness": smoothness.exhibits,

@@ -27,8 +27,8 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
     """
     arrays, facts = read_arrays(folder), read_json(folder / "facts.json")
     sounds = read_json(folder / "sounds.json")
-    shown = [sound for sound in sounds if sound["kind"] == "original"]
-    titles = [f"{sound['rank']} ({sound['log_mel_l1_db']:.1f} dB)" for sound in shown]
+    shown = [sound for sound in sounds if sound["kind"] == "reconstruction"]
+    titles = [f"{sound['example']} ({sound['log_mel_l1_db']:.1f} dB)" for sound in shown]
     mel_range_hz = tuple(facts["mel_range_hz"])
     spectrograms, bands = pictures / "spectrograms.png", pictures / "bands.png"
     spectrogram_grid(
@@ -50,7 +50,7 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
         arrays[f"tonality_{kind}"] for kind in ("original", "reconstruction")
     )
     paired_scatter(
-        tonal, original, reconstruction, ("tonality of the original", "of its reconstruction")
+        tonal, original, {"of its reconstruction": reconstruction}, "tonality of the original"
     )
     points = int((np.isfinite(original) & np.isfinite(reconstruction)).sum())
     correlation = read_metrics(folder / "metrics.json")["tonality_correlation"].value
@@ -82,8 +82,10 @@ def exhibits(folder: Path, pictures: Path) -> list[Exhibit]:
             Exhibit(
                 "audio",
                 folder / sound["file"],
-                f"{sound['rank'].capitalize()}: {sound['kind']}",
-                f"{sound['name']}, log-mel error {sound['log_mel_l1_db']:.1f} dB.",
+                f"{sound['example'].capitalize()}: {sound['kind']}",
+                f"{sound['name']}, log-mel error {sound['log_mel_l1_db']:.1f} dB."
+                if "log_mel_l1_db" in sound
+                else f"{sound['name']}.",
                 loop=True,
             )
             for sound in sounds
