@@ -18,10 +18,7 @@ DILATIONS = (1, 3, 9)
 # Gains of fine structure: a prediction is a mean, so its contrast is too low. Valleys between
 # partials can be deepened more than peaks can be raised, since the peaks carry the level.
 VALLEYS, PEAKS = 4.0, 2.0
-NOISE_FROM_HZ, NOISE_ABOVE_HZ = (
-    500.0,
-    1_000.0,
-)  # noise has no share below the first, and any above the second
+NOISE_FROM_HZ, NOISE_ABOVE_HZ = 500.0, 1_000.0  # noise has no share below, any share above
 NOISE_TONALITY, TONE_TONALITY = 0.05, 0.35  # of bands that start as noise alone, as tones alone
 MOST_GAIN = 3.0  # nepers by which the network changes an amplitude, at most
 

@@ -154,7 +154,8 @@ class AudioVAETask(ModelTask[Tensor]):
 
     def groups(self, learning_rate: float) -> Sequence[ParameterGroup]:
         """The linear codec, which starts as the best one, and slowly; and all the rest."""
-        codec = [self.model.encoder.linear.weight, self.model.predictor.linear.weight]
+        linear = (self.model.encoder.linear, self.model.predictor.linear)
+        codec = [p for layer in linear for p in layer.parameters()]
         rest = [p for p in self.module.parameters() if all(p is not c for c in codec)]
         return [
             ParameterGroup(rest, learning_rate),

@@ -211,12 +211,16 @@ class Game(nn.Module):
     def forward(
         self, x: Float[Tensor, "b samples"], generator: torch.Generator, plays: bool
     ) -> tuple[tuple[Tensor, ...], dict[str, Float[Tensor, "rows ..."]]]:
-        """Values of frames and their prediction, loops decoded with two draws of the noise; the game.
+        """What a step compares, and how the game stands.
 
         Args:
             x: circles of whole hops.
             generator: of the sample of the posterior, and the decoder's noise.
             plays: whether there is a game.
+
+        Returns:
+            Values of frames, their prediction, and loops decoded with two draws of the noise; what
+            `play` returns for the first of these, if there is a game.
         """
         with torch.no_grad():
             values = frame_values(x, self.vae.grid.hop)
