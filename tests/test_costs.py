@@ -27,8 +27,8 @@ def train(regulariser: str, *batches: int) -> None:
         torch.Generator().manual_seed(0),
     )
     for batch in batches:
-        spectrum = torch.randn(batch, 770, FRAMES)
-        audio_vae_loss(vae, spectrum, cell, generator, 1)["loss"].backward()
+        x = 0.1 * torch.randn(batch, FRAMES * GRID.hop)
+        audio_vae_loss(vae, x, cell, generator, 1)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
 

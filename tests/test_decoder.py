@@ -96,7 +96,7 @@ def test_the_terms_are_those_of_their_definitions(vae: AudioVAE) -> None:
     game, terms = step(vae, CELL, x)
     terms = {name: value.detach() for name, value in terms.items()}
     with torch.no_grad():
-        y, _ = game(x, torch.Generator().manual_seed(1), plays=False)
+        (*_, y, _), _ = game(x, torch.Generator().manual_seed(1), plays=False)
         real, decoded = game.discriminators(x), game.discriminators(y)
     pairs = list(zip(real, decoded, strict=True))
     hinge = [((1 - r.score[:1]).relu() + (1 + d.score[:1]).relu()).mean() for r, d in pairs]
@@ -111,7 +111,8 @@ def test_the_terms_are_those_of_their_definitions(vae: AudioVAE) -> None:
     )  # fmt: skip
     expected = float(feature_distance(sizes, differences))
     assert float(terms["feature_distance"]) == pytest.approx(expected, rel=1e-4)
-    total = terms["log_distance"] + 2.5 * terms["linear_distance"] + terms["adversarial_loss"]
+    total = terms["log_distance"] - terms["noise_distance"] / 2 + 2.5 * terms["linear_distance"]
+    total = total + terms["frame_distance"] + terms["adversarial_loss"]
     total = total + terms["feature_distance"] + terms["discriminator_loss"]
     torch.testing.assert_close(terms["loss"], total)
     scores = [float(sum(j.score[:1].mean() for j in side)) / 5 for side in (real, decoded)]
@@ -121,7 +122,8 @@ def test_the_terms_are_those_of_their_definitions(vae: AudioVAE) -> None:
 
 def test_without_a_game_the_discriminators_rest(vae: AudioVAE) -> None:
     game, terms = step(vae, CELL, loops(), plays=False)
-    assert set(terms) == {"loss", "log_distance", "linear_distance"}
+    names = ("log", "linear", "noise", "frame")
+    assert set(terms) == {"loss", *(f"{name}_distance" for name in names)}
     assert not gradients(game.discriminators).any()
     assert all(p.grad is not None for p in game.discriminators.parameters())
     assert gradients(vae).norm() > 0
@@ -219,7 +221,8 @@ def test_its_history_has_every_curve_and_its_meaning(decoder_folder: Path) -> No
     meaning = json.loads((decoder_folder / "history.json").read_text())
     assert set(history) - {"loops_seen", "split"} == set(meaning)
     assert set(meaning) == {
-        "loss", "log_distance", "linear_distance", "adversarial_loss", "feature_distance",
+        "loss", "log_distance", "linear_distance", "noise_distance", "frame_distance",
+        "adversarial_loss", "feature_distance",
         "discriminator_loss", "score_real", "score_fake", "discriminator_accuracy",
         "gradient_norm_decoder", "gradient_norm_discriminators",
     }  # fmt: skip
