@@ -44,10 +44,11 @@ from techloop.params import AudioVAECell, TrainAudioVAE, load_params
 from techloop.reporting.plots import spectrogram_grid
 from techloop.training.audio_vae import audio_vae_loss
 from techloop.training.augmentation import random_crops
+from techloop.training.decoder_losses import FINE_WEIGHT
 from techloop.training.distributed import precision_from_environment
 from techloop.training.latent_summary import latent_summary
 from techloop.training.latent_vae import distortion_nats, latent_vae_metrics
-from techloop.training.losses import FINE_WEIGHT, gaussian_kl, rate, spectral_distance
+from techloop.training.losses import gaussian_kl, rate, spectral_distance
 from techloop.training.optimizer import (
     MAX_GRADIENT_NORM,
     ParameterGroup,

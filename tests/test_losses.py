@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from techloop.training.decoder_losses import frame_distance
 from techloop.training.losses import (
     active_units,
-    frame_distance,
     gaussian_cross_entropy,
     gaussian_kl,
     gaussian_kl_between,

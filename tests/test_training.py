@@ -235,7 +235,7 @@ EDITS = {
     "a comment": ("techloop/training/loop.py", "# Resume.", "# Resume, if there is a checkpoint."),
     "a plotting colour": ("techloop/reporting/plots.py", "", 'ANOTHER_COLOUR = "#123456"'),
     "a constant of the loss": (
-        "techloop/training/losses.py",
+        "techloop/training/decoder_losses.py",
         "TONALITY_WEIGHT = 2.5, 8.0, 12.0",
         "TONALITY_WEIGHT = 2.5, 8.0, 13.0",
     ),

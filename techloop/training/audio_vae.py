@@ -17,27 +17,29 @@ from techloop.models.latent_discriminator import LatentDiscriminator
 from techloop.models.sampling import sample
 from techloop.params import AudioVAECell, TrainAudioVAE
 from techloop.training.augmentation import random_crops
+from techloop.training.decoder_losses import (
+    FINE_DISTANCE,
+    FRAME_DISTANCE,
+    NOISE_DISTANCE,
+    TONALITY_DISTANCE,
+    frame_distance,
+    sound_distance,
+)
 from techloop.training.distributed import all_gather
 from techloop.training.latent_summary import LatentSummary, dimension_metrics, latent_summary
 from techloop.training.loop import Log
 from techloop.training.losses import (
     ACTIVE_UNITS,
     BITS_PER_SECOND,
-    FINE_DISTANCE,
-    FRAME_DISTANCE,
     KL_PER_FRAME,
     LINEAR_DISTANCE,
     LOG_DISTANCE,
     MMD,
-    NOISE_DISTANCE,
-    TONALITY_DISTANCE,
-    frame_distance,
     gaussian_kl,
     mean_spectral_distance,
     mmd,
     penalty_share,
     rate,
-    sound_distance,
 )
 from techloop.training.optimizer import ParameterGroup
 from techloop.training.sampler import Sampler, shuffled_rows

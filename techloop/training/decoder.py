@@ -22,17 +22,15 @@ from techloop.params import DecoderCell, FinetuneDecoder
 from techloop.training.adversarial import accuracy, feature_distance, objective
 from techloop.training.augmentation import random_crops
 from techloop.training.collapse import CollapseWatch
-from techloop.training.distributed import all_gather
-from techloop.training.loop import Log
-from techloop.training.losses import (
+from techloop.training.decoder_losses import (
     FRAME_DISTANCE,
-    LINEAR_DISTANCE,
-    LOG_DISTANCE,
     NOISE_DISTANCE,
     frame_distance,
-    mean_spectral_distance,
     sound_distance,
 )
+from techloop.training.distributed import all_gather
+from techloop.training.loop import Log
+from techloop.training.losses import LINEAR_DISTANCE, LOG_DISTANCE, mean_spectral_distance
 from techloop.training.optimizer import ParameterGroup
 from techloop.training.sampler import Sampler, shuffled_rows
 from techloop.training.task import ModelTask
