@@ -70,9 +70,9 @@ def test_three_small_batches_predict_a_larger_one(regulariser: str) -> None:
     assert predicted.cost.flops == pytest.approx(true.cost.flops, rel=1e-3)
     assert predicted.cost.moved == pytest.approx(true.cost.moved, rel=0.05)
     assert predicted.saved == pytest.approx(true.saved, rel=0.02)
-    if regulariser == "wae":  # pairs of frames: a straight line would be far off
+    if regulariser == "wae":  # pairs of frames: a straight line would be more than a tenth off
         small, large = counted(regulariser, 1, 2).steps
-        assert small.saved + 11 * (large.saved - small.saved) < 0.7 * true.saved
+        assert small.saved + 11 * (large.saved - small.saved) < 0.9 * true.saved
 
 
 @pytest.mark.parametrize("regulariser", ["kl", "wae"])
