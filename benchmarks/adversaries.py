@@ -226,7 +226,7 @@ def train_for(
         seen = int(spent / seconds * task.params.training.loops)
         terms = task.loss(module, batch, generator, seen)
         fabric.backward(terms["loss"])
-        terms |= clip_gradients(fabric, optimizer)
+        terms |= clip_gradients(fabric, optimizer, task.resting(seen))
         steps.append({name: float(value.detach()) for name, value in terms.items()})
         if _finite(steps[-1]):
             optimizer.step()

@@ -731,5 +731,5 @@ for name, run in planes.items():
 # | Fréchet distance to test images | the same function: [`frechet.py`](../techloop/evaluation/metrics/frechet.py) |
 #
 # One thing does not carry over. Here the model predicts the same pixels that are measured; in sound, two
-# loops that sound alike may differ in every sample. So the audio VAE models spectra without phase, and
-# a vocoder makes the waveform from them: [`vocoder.py`](../techloop/audio/vocoder.py).
+# loops that sound alike may differ in every sample. So the audio VAE's encoder reads no phase, and its
+# decoder plays tones and noise at amplitudes that are compared: [`refiner.py`](../techloop/models/refiner.py).

@@ -11,6 +11,7 @@ def main(cell: str) -> None:
     from techloop.data.datasets import LoopDataset
     from techloop.evaluation.reconstruction import evaluate_reconstruction
     from techloop.models.audio_vae import AudioVAE
+    from techloop.models.base import pick_device
 
     params = load_params()
     section, folder = params.evaluate_reconstruction, f"reports/reconstruction/{cell}"
@@ -18,7 +19,7 @@ def main(cell: str) -> None:
     with track(
         f"evaluate_reconstruction@{cell}", params.logged("evaluate_reconstruction"), inputs
     ) as run:
-        vae = AudioVAE.load(inputs[1])
+        vae = AudioVAE.load(inputs[1]).to(pick_device())
         evaluation = evaluate_reconstruction(
             vae,
             LoopDataset(inputs[0], "train"),

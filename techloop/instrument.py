@@ -16,6 +16,7 @@ from techloop.models.latent_vae import LatentVAE
 
 BATCH = 32
 WALK_HARMONICS = 2
+NOISE_SEED = 0x5EED  # so that points and noise of one seed are independent
 
 
 class Instrument:
@@ -114,13 +115,19 @@ class Instrument:
             same_noise: whether all loops play the same noise, so that they differ by their latents
                 alone; else the i-th loop has the i-th draw, however many there are.
         """
-        generator = torch.Generator().manual_seed(seed)
-        noise = self.audio_vae.draw_noise(latents[:1] if same_noise else latents, generator)
+        noise = self.draw_noise(latents[:1] if same_noise else latents, seed)
         parts = []
         for rows in torch.split(torch.arange(len(latents)), BATCH):
             own = (noise if same_noise else noise[rows]).to(self.device)
             parts.append(self.audio_vae.decode(latents[rows].to(self.device), own).cpu())
         return torch.cat(parts).numpy()
+
+    def draw_noise(
+        self, latents: Float[Tensor, "n c frames"], seed: int
+    ) -> Float[Tensor, "n samples"]:
+        """The noise that `decode` plays for this seed; it is not that of `sample`."""
+        generator = torch.Generator().manual_seed(seed ^ NOISE_SEED)
+        return self.audio_vae.draw_noise(latents, generator)
 
     @torch.inference_mode()
     def embed(self, audio: Float[np.ndarray, "n samples"]) -> Float[Tensor, "n d length"]:
@@ -217,7 +224,7 @@ def _check_plays(audio_vae: AudioVAE, inner: Path, latent_vae: LatentVAE, folder
     """Raise a ValueError unless the latents are those of this audio VAE, or of its source."""
     expected, actual = latent_vae.notes.get("audio_vae"), model_fingerprint(inner)
     source = audio_vae.notes.get("audio_vae")  # of a tuned decoder
-    if expected not in (actual, source):
+    if expected is None or expected not in (actual, source):
         tuned = f", tuned from {source}" if source else ""
         raise ValueError(
             f"{inner} is audio VAE {actual}{tuned}, but {folder} was trained on the latents of "

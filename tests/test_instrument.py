@@ -1,3 +1,4 @@
+import itertools
 import shutil
 from pathlib import Path
 
@@ -51,8 +52,7 @@ def test_a_sequence_is_one_circle(instrument: Instrument) -> None:
     latents = instrument.latents(points)
     with torch.inference_mode():
         chains = [torch.cat([*z], -1)[None] for z in (latents, latents.roll(1, 0))]
-        generator = torch.Generator().manual_seed(0)
-        noise = instrument.audio_vae.draw_noise(chains[0], generator)
+        noise = instrument.draw_noise(chains[0], seed=0)
         noises = (noise, noise.roll(instrument.grid.samples, -1))
         audio = [
             instrument.audio_vae.decode(chain, own)[0]
@@ -118,6 +118,21 @@ def test_samples_and_walks_come_from_the_prior(instrument: Instrument) -> None:
     )
 
 
+def test_noise_is_that_of_its_loop_and_seed(
+    instrument: Instrument, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("techloop.instrument.BATCH", 2)
+    latents = instrument.latents(instrument.sample(1, seed=0)).expand(5, -1, -1)
+    own, same = instrument.decode(latents, 7), instrument.decode(latents, 7, same_noise=True)
+    np.testing.assert_allclose(own[:3], instrument.decode(latents[:3], 7), atol=1e-5)
+    np.testing.assert_allclose(same, np.repeat(same[:1], 5, 0), atol=1e-5)
+    np.testing.assert_allclose(same[0], own[0], atol=1e-5)
+    for a, b in itertools.combinations([*own, instrument.decode(latents[:1], 8)[0]], 2):
+        assert np.abs(a - b).max() > 1e-4
+    points = torch.randn(1, 100, generator=torch.Generator().manual_seed(7))
+    assert not torch.isin(instrument.draw_noise(latents, 7), points).any()
+
+
 def test_audio_of_another_grid(instrument: Instrument) -> None:
     with pytest.raises(ValueError, match=r"\(n, 30720\)"):
         instrument.embed(np.zeros((1, 1000), np.float32))
@@ -144,7 +159,7 @@ def test_an_assembled_instrument_plays_the_tuned_decoder(
     latents = instrument.latents(points)
     assert torch.equal(tuned.latents(points), latents)
     with torch.inference_mode():
-        noise = decoder.draw_noise(latents, torch.Generator().manual_seed(0))
+        noise = tuned.draw_noise(latents, seed=0)
         expected = decoder.decode(latents, noise).numpy()
     np.testing.assert_allclose(tuned.render(points), expected, atol=1e-5)
     assert np.abs(tuned.render(points) - instrument.render(points)).max() > 1e-4

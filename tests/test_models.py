@@ -114,6 +114,8 @@ def test_a_refiner_plays_noise_where_bands_are_not_tonal() -> None:
     tonal, noisy = spectrum.noise_gain.square() / math.exp(-2)
     assert tonal.max() < 1e-3
     assert noisy[hz < 500].max() == 0
+    power = (spectrum.steady.abs().square() + spectrum.noise_gain.square()) / math.exp(-2)
+    torch.testing.assert_close(power, torch.ones_like(power), atol=0.01, rtol=0)
     torch.testing.assert_close(
         noisy[hz > 1_100], torch.ones_like(noisy[hz > 1_100]), atol=0.01, rtol=0
     )

@@ -198,6 +198,12 @@ def test_each_group_is_clipped_by_itself() -> None:
         {"gradient_norm_large": 100, "gradient_norm_small": 0.2}
     )
     assert float(large.grad.norm()) == pytest.approx(MAX_GRADIENT_NORM, rel=1e-4)
+    # A group that rests is not changed, nor does its optimiser count a step.
+    assert clip_gradients(fabric, optimizer, ["large"]).keys() == {"gradient_norm_small"}
+    optimizer.step()
+    assert not large.any()
+    assert small.any()
+    assert large not in optimizer.optimizer.state
     assert float(small.grad.norm()) == pytest.approx(0.2)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from techloop.audio.frames import LOG_FLOOR, LONG
 from techloop.audio.spectral import circular_istft
 
+TURN = 2**32
 LOBE = 2  # bins that the main lobe of the Hann window reaches to each side
 PARABOLA = 1 / (2 * math.pi * 0.25645)  # offset of a peak in bins, per slope of log amplitude: Hann
 
@@ -50,16 +51,17 @@ def phases(
     frequency, level = locate_partials(amplitude)
     turns = frequency * (hop / window)  # per hop
 
-    step = (turns + turns.roll(-1, -1)) / 2
-    step = (step - step.round()).double()  # whole turns do not count; sums over long loops do
-    missing = step.sum(-1, keepdim=True)
-    step = step - (missing - missing.round()) / step.shape[-1]
-    phase = step.cumsum(-1).roll(1, -1)
+    # Integers, of which TURN are a turn: sums over long loops are exact, in any order.
+    step = ((turns + turns.roll(-1, -1)).double() * (TURN / 2)).round().long()
+    phase = step.cumsum(-1)
+    missing = (phase[..., -1:] + TURN // 2) % TURN - TURN // 2
+    phase = phase.roll(1, -1)
     phase[..., 0] = 0
-    phase = phase - phase.gather(-1, level.argmax(-1, keepdim=True))
+    phase = phase - missing * torch.arange(phase.shape[-1], device=phase.device) // phase.shape[-1]
+    phase = (phase - phase.gather(-1, level.argmax(-1, keepdim=True))) % TURN
     # Zero at the centre of the window: neighbouring bins alternate when counted from its start.
     alternate = torch.arange(amplitude.shape[1], device=amplitude.device)[:, None] / 2
-    return (2 * math.pi * (phase - phase.round() + alternate)).float()
+    return (2 * math.pi * (phase / TURN + alternate)).float()
 
 
 def locate_partials(

@@ -100,12 +100,13 @@ def decode_loops(
         seed: of the noise.
     """
     first, generator = next(iter(vaes.values())), torch.Generator().manual_seed(seed)
+    device = next(first.parameters()).device
     parts: dict[str, list[Tensor]] = {name: [] for name in vaes}
     for audio in tqdm(x.split(BATCH), "reconstruct"):
-        mu, _ = first.encode(audio)
+        mu, _ = first.encode(audio.to(device))
         noise = first.draw_noise(mu, generator)
         for name, vae in vaes.items():
-            parts[name].append(vae.decode(mu, noise))
+            parts[name].append(vae.decode(mu, noise).cpu())
     return {name: torch.cat(decoded) for name, decoded in parts.items()}
 
 

@@ -5,10 +5,10 @@
 
 The encoder sees amplitudes and how tonal bands are, so the latents carry no phase: the decoder
 finds phases for tones and is given noise for the rest. The first latent is by definition the
-K-weighted level of the frame: the decoded sound is exactly that loud, however unlike the training
-data it is. The other latents do not depend on the level, except near the floor of log amplitudes.
-They start as a linear codec of the training set's principal components; residual blocks learn what
-the linear codec cannot express. Everything is circular and convolutional:
+K-weighted level of the frame: the decoded loop has the power that its levels add up to, however
+unlike the training data it is. The other latents do not depend on the level, except near the floor
+of log amplitudes. They start as a linear codec of the training set's principal components; residual
+blocks learn what the linear codec cannot express. Everything is circular and convolutional:
 `decode(roll(z, k), roll(noise, k * hop)) == roll(decode(z, noise), k * hop)`.
 """
 
@@ -119,9 +119,9 @@ class AudioVAE(Model):
     def draw_noise(
         self, z: Float[Tensor, "b c frames"], generator: torch.Generator
     ) -> Float[Tensor, "b samples"]:
-        """The noise that `decode` plays: this process's rows of that of the whole batch."""
+        """White noise of the length of these loops, one for each."""
         size = (len(z), z.shape[-1] * self.grid.hop)
-        return draw_shard(torch.randn, size=size, generator=generator).to(z.device)
+        return torch.randn(size, generator=generator, device=generator.device).to(z.device)
 
     def posterior(
         self, values: Float[Tensor, "b v frames"]
@@ -153,7 +153,11 @@ class AudioVAE(Model):
         level: Float[Tensor, "b 1 frames"],
         noise: Float[Tensor, "n samples"],
     ) -> Float[Tensor, "b samples"]:
-        """The waveform of a spectrum: as loud as its levels say, within full scale."""
+        """The waveform of a spectrum, within full scale.
+
+        One gain for the whole circle gives it the power of its levels, within 20 dB of what the
+        spectrum has.
+        """
         x = self.refiner.sound(spectrum, noise)
         window, hop = self.refiner.window, self.refiner.hop
         power = torch.view_as_real(circular_stft(x, window, hop)).square().sum(-1)
@@ -176,10 +180,15 @@ class AudioVAE(Model):
     def decode_twice(
         self, z: Float[Tensor, "b c frames"], generator: torch.Generator
     ) -> tuple[Float[Tensor, "b v frames"], Float[Tensor, "b samples"], Float[Tensor, "b samples"]]:
-        """Predicted values, and audio of latents with two independent draws of the noise."""
+        """Predicted values, and audio of latents with two independent draws of the noise.
+
+        In training: the noise is this process's share of that of the whole batch.
+        """
         values, spectrum, level = self.analyse_latents(z)
+        size = (len(z), z.shape[-1] * self.grid.hop)
         first, second = (
-            self.sound(spectrum, level, self.draw_noise(z, generator)) for _ in range(2)
+            self.sound(spectrum, level, draw_shard(torch.randn, size=size, generator=generator))
+            for _ in range(2)
         )
         return values, first, second
 

@@ -1,8 +1,9 @@
 """Discriminators of loops: what tells a decoded loop from a real one, in training only.
 
 Four kinds, each a family of small convolutional networks. A network gives a map of scores (high:
-real) and the outputs of its layers. The layers are those of the papers; the default widths are far
-smaller, for two CPU cores, and every width is an argument.
+real) and the outputs of its layers. `scale`, `period` and `stft` follow the papers that they name,
+in fewer layers and at far smaller widths, for two CPU cores; `frame` is ours. Every width is an
+argument.
 
 Time wraps: the waveform is a circle in all of them. Rotating a loop by `stride` samples rotates the
 maps by one step, if the loop is a whole number of strides. If it is not, the circle is continued

@@ -8,7 +8,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from techloop.audio.frames import LOG_FLOOR, SHORT, fine_structure, split_values
+from techloop.audio.frames import BANDS, LOG_FLOOR, SHORT, fine_structure, split_values
 from techloop.audio.spectral import circular_istft, circular_stft
 from techloop.audio.vocoder import polar, tones
 from techloop.grid import Grid
@@ -48,6 +48,7 @@ class Refiner(nn.Module):
     """
 
     may_be_noise: Tensor
+    spread: Tensor  # of bands over bins
 
     def __init__(self, grid: Grid, channels: int, blocks: int) -> None:
         super().__init__()
@@ -56,6 +57,8 @@ class Refiner(nn.Module):
         hz = torch.arange(self.bins) * (grid.sample_rate_hz / self.window)
         may_be_noise = (hz - NOISE_FROM_HZ) / (NOISE_ABOVE_HZ - NOISE_FROM_HZ)
         self.register_buffer("may_be_noise", may_be_noise.clamp(0, 1)[:, None], persistent=False)
+        spread = F.interpolate(torch.eye(BANDS)[None], size=self.bins, mode="linear")[0].T
+        self.register_buffer("spread", spread.contiguous(), persistent=False)
         self.stem = nn.Conv1d(3 * self.bins + channels, channels, 1)
         self.stack = residual_stack(channels, blocks, DILATIONS)
         self.head = nn.Conv1d(channels, 5 * self.bins, 1)
@@ -90,7 +93,7 @@ class Refiner(nn.Module):
         steady = direction * polar(amplitude * (1.0001 - noisy).sqrt() * _factor(gain), turn)
         return Spectrum(
             steady + amplitude * torch.complex(real, imaginary),
-            amplitude * (noisy + 0.0001).sqrt() * _factor(noise_gain) * self.may_be_noise,
+            amplitude * (noisy + 0.0001).sqrt() * _factor(noise_gain) * (self.may_be_noise > 0),
         )
 
     def sound(
@@ -108,7 +111,7 @@ class Refiner(nn.Module):
     ) -> Float[Tensor, "b bins frames"]:
         """Share of the power of each bin that starts as tones."""
         share = (tonality - NOISE_TONALITY) / (TONE_TONALITY - NOISE_TONALITY)
-        return F.interpolate(share.clamp(0, 1).mT, size=self.bins, mode="linear").mT
+        return self.spread @ share.clamp(0, 1)
 
 
 def sharpen(spectrum: Float[Tensor, "b bins frames"]) -> Float[Tensor, "b bins frames"]:

@@ -167,6 +167,10 @@ class DecoderTask(ModelTask[Tensor]):
             ParameterGroup(discriminators, rate, BETAS, "discriminators"),
         ]
 
+    def resting(self, seen: int) -> Sequence[str]:
+        """The discriminators, before the game begins."""
+        return ["discriminators"] if seen < self.params.warmup_loops else []
+
     def batch(self, rows: Sequence[int]) -> Tensor:  # noqa: D102
         return self.read(rows)
 
@@ -291,8 +295,9 @@ def decoder_loss(
         game: a `Game`, maybe wrapped.
         x: this process's share of the batch, circles of whole hops.
         cell: weights of the terms.
-        generator: of the samples of the posterior.
-        plays: whether the discriminators take part. If not, their gradients are zero.
+        generator: of the samples of the posterior and the noise.
+        plays: whether the discriminators take part. If not, their gradients are zero, and their
+            group has to rest.
     """
     outputs, outcome = game(x, generator, plays)
     x, values, predicted, first, second = map(all_gather, (x, *outputs))

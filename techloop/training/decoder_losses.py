@@ -2,12 +2,13 @@
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from techloop.audio.frames import fine_structure, split_values
 from techloop.metric import Metric
-from techloop.training.losses import linear_distance, log_distances, spectral_distance
+from techloop.training.losses import WINDOWS, amplitudes, linear_distance, log_distance
 
 # Weights of terms beside the log terms (benchmarks/README.md).
 LINEAR_WEIGHT, FINE_WEIGHT, TONALITY_WEIGHT = 2.5, 8.0, 12.0
@@ -98,4 +99,8 @@ def sound_distance(
     second: Float[Tensor, "b samples"],
 ) -> SoundDistance:
     """The distance of loops `x` to what is decoded from them with two draws of the noise."""
-    return SoundDistance(*spectral_distance(x, first), log_distances(first, second))
+    terms = []
+    for window in WINDOWS:
+        a, b, c = (amplitudes(v, window) for v in (x, first, second))
+        terms.append(torch.stack([log_distance(a, b), linear_distance(a, b), log_distance(b, c)]))
+    return SoundDistance(*torch.stack(terms).mean(0))

@@ -105,7 +105,7 @@ def fit(
         batch = task.batch(rows[fabric.global_rank :: fabric.world_size])
         terms = task.loss(module, batch, generator, step * cadence.batch_size)
         fabric.backward(terms["loss"])
-        norms = clip_gradients(fabric, optimizer)
+        norms = clip_gradients(fabric, optimizer, task.resting(step * cadence.batch_size))
         optimizer.step()
         optimizer.zero_grad()
         means.add(terms | norms)

@@ -57,7 +57,7 @@ def spectral_distance(
     The STFTs are circular, with a quarter of the window as hop. One window gives the formula of
     Demerlé & Caillon, A hierarchical approach to techno loop generation.
     """
-    pairs = [_amplitudes(x, y, window) for window in windows]
+    pairs = [(amplitudes(x, window), amplitudes(y, window)) for window in windows]
     log, linear = (
         torch.stack([distance(*pair) for pair in pairs]).mean()
         for distance in (log_distance, linear_distance)
@@ -84,21 +84,10 @@ def mean_spectral_distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[floa
     return log_term, linear_term
 
 
-def log_distances(
-    x: Float[Tensor, "b samples"], y: Float[Tensor, "b samples"], windows: Sequence[int] = WINDOWS
-) -> Float[Tensor, ""]:
-    """The first term of `spectral_distance` alone."""
-    return torch.stack([log_distance(*_amplitudes(x, y, w)) for w in windows]).mean()
-
-
-def _amplitudes(x: Tensor, y: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """|STFT| of both, with a gradient that stays finite at zero."""
-    hop = whole_hop(x.shape[-1], window)
-    a, b = (
-        torch.view_as_real(circular_stft(v, window, hop)).square().sum(-1).add(1e-12).sqrt()
-        for v in (x, y)
-    )
-    return a, b
+def amplitudes(x: Float[Tensor, "b samples"], window: int) -> Float[Tensor, "b bins frames"]:
+    """|STFT| with a hop of a quarter of the window, and a gradient that stays finite at zero."""
+    spectrum = circular_stft(x, window, whole_hop(x.shape[-1], window))
+    return torch.view_as_real(spectrum).square().sum(-1).add(1e-12).sqrt()
 
 
 def gaussian_kl(

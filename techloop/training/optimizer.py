@@ -1,7 +1,7 @@
 """The optimiser of every training, and the schedule of its learning rate."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -59,11 +59,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, progress: float) -> None
         group["lr"] = group["peak_lr"] * learning_rate_share(progress)
 
 
-def clip_gradients(fabric: "Fabric", optimizer: "_FabricOptimizer") -> dict[str, Tensor]:
+def clip_gradients(
+    fabric: "Fabric", optimizer: "_FabricOptimizer", resting: Collection[str] = ()
+) -> dict[str, Tensor]:
     """Clip the gradients of each group to `MAX_GRADIENT_NORM`.
 
+    Args:
+        fabric: of the training.
+        optimizer: as `fabric` wrapped it.
+        resting: names of groups that are not updated in this step. Their gradients are dropped:
+            zeros would count as steps, and the first real ones would be far too large.
+
     Returns:
-        Norms before clipping, `gradient_norm_<name>`, of the groups that have a name.
+        Norms before clipping, `gradient_norm_<name>`, of the other groups that have a name.
     """
     # Fabric's own `clip_gradients` takes all groups together.
     fabric.strategy.precision.unscale_gradients(optimizer.optimizer)
@@ -72,7 +80,12 @@ def clip_gradients(fabric: "Fabric", optimizer: "_FabricOptimizer") -> dict[str,
             group["params"], MAX_GRADIENT_NORM
         )
         for group in optimizer.param_groups
+        if group["name"] not in resting
     }
+    for group in optimizer.param_groups:
+        if group["name"] in resting:
+            for parameter in group["params"]:
+                parameter.grad = None
     norms.pop("gradient_norm_", None)
     return norms
 

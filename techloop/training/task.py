@@ -1,7 +1,7 @@
 """A training as an object: what is trained, on what, and by which loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -62,6 +62,14 @@ class Task(ABC, Generic[Batch]):
             learning_rate: that of the training's parameters.
         """
         return [ParameterGroup(self.module.parameters(), learning_rate)]
+
+    def resting(self, seen: int) -> Collection[str]:
+        """Names of the groups that are not updated in a step; by default none.
+
+        Args:
+            seen: loops seen before the step.
+        """
+        return ()
 
     def inspect(self, history: Sequence[Mapping[str, int | float | str]]) -> None:
         """Warn of what a person should know; called in rank 0 after each log of training.
