@@ -1,7 +1,6 @@
-import copy
-
 """Fine-tuning of the decoder: a game in one loss, a frozen encoder, resume, odd loops, collapse."""
 
+import copy
 import json
 import math
 import warnings
