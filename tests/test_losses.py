@@ -4,14 +4,13 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from techloop.training.decoder_losses import frame_distance
+from techloop.training.decoder_losses import frame_distance, sound_distance
 from techloop.training.losses import (
     active_units,
     gaussian_cross_entropy,
     gaussian_kl,
     gaussian_kl_between,
     gaussian_nll,
-    log_distances,
     mean_spectral_distance,
     mmd,
     rate,
@@ -124,8 +123,12 @@ def test_the_distance_of_two_draws_asks_for_noise() -> None:
     plain, energy = [], []
     for share in (0.0, 0.3, 0.6, 1.0):
         y, again = ((1 - share) ** 0.5 * fixed + share**0.5 * v for v in (first, second))
-        plain.append(spectral_distance(x, y)[0].item())
-        energy.append(plain[-1] - log_distances(y, again).item() / 2)
+        distance = sound_distance(x, y, again)
+        plain.append(distance.log.item())
+        energy.append((distance.log - distance.noise / 2).item())
+        assert [v.item() for v in spectral_distance(x, y)] == pytest.approx(
+            [distance.log.item(), distance.linear.item()], rel=1e-5
+        )
     assert max(plain) < 1.01 * min(plain)
     assert energy == sorted(energy, reverse=True)
     assert energy[-1] == pytest.approx(plain[-1] / 2, rel=0.02)
