@@ -149,6 +149,9 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
             )
 
 
+GAME = ("score_", "discriminator_", "adversarial_", "feature_", "gradient_norm_")
+
+
 @pytest.mark.ci
 @pytest.mark.parametrize(
     ("kind", "cell"),
@@ -171,7 +174,13 @@ def test_two_processes_train_like_one(
     assert list(one) == list(two)
     # The first steps agree to the digit; later Adam amplifies the rounding of small gradients.
     pd.testing.assert_frame_equal(one[:2], two[:2], rtol=1e-5)
-    pd.testing.assert_frame_equal(one, two, rtol=0.05, atol=0.02)
+    # A game amplifies it more: its numbers agree where it begins, those of the sound to the end.
+    game = [name for name in one if name.startswith(GAME)]
+    begins = one[game].first_valid_index() or 0
+    pd.testing.assert_frame_equal(one[: begins + 1], two[: begins + 1], rtol=1e-3, atol=1e-3)
+    rest = one.columns.drop(game)
+    pd.testing.assert_frame_equal(one[rest], two[rest], rtol=0.05, atol=0.02)
+    assert bool(game) == (kind == "decoder")
 
 
 @pytest.mark.parametrize("killed", ["first", "second"])
