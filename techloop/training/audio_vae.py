@@ -26,6 +26,12 @@ from techloop.training.decoder_losses import (
     sound_distance,
 )
 from techloop.training.distributed import all_gather
+from techloop.training.held_out import (
+    BATCH,
+    evenly_spaced,
+    reconstruction_distances,
+    validation_loops,
+)
 from techloop.training.latent_summary import LatentSummary, dimension_metrics, latent_summary
 from techloop.training.loop import Log
 from techloop.training.losses import (
@@ -36,7 +42,6 @@ from techloop.training.losses import (
     LOG_DISTANCE,
     MMD,
     gaussian_kl,
-    mean_spectral_distance,
     mmd,
     penalty_share,
     rate,
@@ -49,9 +54,7 @@ from techloop.training.train import train
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-VALIDATION_LOOPS = 64
 PCA_BARS = 512  # of the training set, for the principal components that the model starts from
-BATCH = 16  # loops encoded together
 CODEC_RATE = 0.05  # of the learning rate; at the full rate, its first steps undo the start
 
 # Do not compare these numbers between regularisers.
@@ -119,10 +122,8 @@ class AudioVAETask(ModelTask[Tensor]):
         device: torch.device,
     ) -> None:
         loops = LoopDataset(loops_folder, "train")
-        validation = LoopDataset(loops_folder, "validation")
-        held_out = validation.audio(_spread(len(validation), VALIDATION_LOOPS))
-        self.held_out = torch.from_numpy(held_out)
-        self.grid, self.cell, self.seed, self.device = loops.grid, cell, seed, device
+        self.held_out = validation_loops(loops_folder)
+        self.grid, self.cell, self.seed = loops.grid, cell, seed
         self.frames = max(1, round(params.crop_fraction * self.grid.frames))
         torch.manual_seed(seed)
         self.model: AudioVAE = AudioVAE(self.grid, **params.model.model_dump())
@@ -178,16 +179,10 @@ class AudioVAETask(ModelTask[Tensor]):
         summary = posterior_summary(self.model, self.held_out)
         metrics = summary.metrics(self.grid.frame_rate_hz)
         dimensions = zip(self.dimension_metrics, summary.kl_per_dimension, strict=True)
-        generator = torch.Generator(self.device).manual_seed(self.seed)
-        parts = (part.to(self.device) for part in self.held_out.split(BATCH))
-        log_term, linear_term = mean_spectral_distance(
-            (part, self.model.reconstruct(part, generator)) for part in parts
-        )
         return {
             **flat_metrics(metrics),
             **{metric.name: value for metric, value in dimensions},
-            LOG_DISTANCE.name: log_term,
-            LINEAR_DISTANCE.name: linear_term,
+            **reconstruction_distances(self.model, self.held_out, self.seed),
         }
 
 
@@ -209,7 +204,6 @@ def audio_vae_loss(
         cell: the regulariser, its weight, and the loops over which the weight rises.
         generator: of the samples of the posterior and the prior, and of noise.
         seen: loops seen so far.
-
     """
     outputs = vae(x, generator)
     # Repeat each scalar for every row, because `all_gather` joins rows.
@@ -249,13 +243,8 @@ def posterior_summary(vae: AudioVAE, x: Float[Tensor, "n samples"]) -> LatentSum
 
 def _values_for_pca(loops: LoopDataset) -> Float[Tensor, "n v frames"]:
     """Every fourth frame of loops spread over a data set, see `frame_values`."""
-    rows = _spread(len(loops), max(1, PCA_BARS // loops.grid.bars))
+    rows = evenly_spaced(len(loops), max(1, PCA_BARS // loops.grid.bars))
     parts = (
         torch.from_numpy(loops.audio(part)) for part in np.array_split(rows, -(-len(rows) // 16))
     )
     return torch.cat([frame_values(x, loops.grid.hop)[..., ::4].contiguous() for x in parts])
-
-
-def _spread(size: int, most: int) -> np.ndarray:
-    """Up to `most` row numbers, evenly spaced from 0 to `size - 1`."""
-    return np.unique(np.linspace(0, size - 1, min(size, most)).round().astype(int))

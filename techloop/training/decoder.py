@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -29,8 +28,9 @@ from techloop.training.decoder_losses import (
     sound_distance,
 )
 from techloop.training.distributed import all_gather
+from techloop.training.held_out import reconstruction_distances, validation_loops
 from techloop.training.loop import Log
-from techloop.training.losses import LINEAR_DISTANCE, LOG_DISTANCE, mean_spectral_distance
+from techloop.training.losses import LINEAR_DISTANCE, LOG_DISTANCE
 from techloop.training.optimizer import ParameterGroup
 from techloop.training.sampler import Sampler, shuffled_rows
 from techloop.training.task import ModelTask
@@ -39,8 +39,6 @@ from techloop.training.train import train
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-VALIDATION_LOOPS = 64
-BATCH = 16  # loops decoded together in validation
 BETAS = (0.8, 0.99)  # of Adam, as HiFi-GAN and RAVE have them: gradients of a game age fast
 
 LOSS = Metric("loss", "loss")
@@ -123,13 +121,11 @@ class DecoderTask(ModelTask[Tensor]):
         device: torch.device,
     ) -> None:
         loops = LoopDataset(loops_folder, "train")
-        held_out = LoopDataset(loops_folder, "validation")
         self.grid, self.params, self.cell, self.seed = loops.grid, params, cell, seed
         self.frames = max(1, round(params.crop_fraction * self.grid.frames))
         self.model: AudioVAE = AudioVAE.load(audio_vae_folder, self.grid)
         self.game = self.module = Game(self.model, cell, seed)
-        rows = np.linspace(0, len(held_out) - 1, min(len(held_out), VALIDATION_LOOPS)).round()
-        self.held_out = torch.from_numpy(held_out.audio(rows.astype(int))).to(device)
+        self.held_out = validation_loops(loops_folder)
         self.read = loops.reader(device)
         self.loop_ids = list(loops.index["loop_id"])
         self.watch = CollapseWatch()
@@ -182,11 +178,7 @@ class DecoderTask(ModelTask[Tensor]):
 
     def validate(self) -> dict[str, float]:
         """Spectral distances of reconstructions, on validation loops."""
-        generator = torch.Generator(self.held_out.device).manual_seed(self.seed)
-        log_term, linear_term = mean_spectral_distance(
-            (x, self.model.reconstruct(x, generator)) for x in self.held_out.split(BATCH)
-        )
-        return {LOG_DISTANCE.name: log_term, LINEAR_DISTANCE.name: linear_term}
+        return reconstruction_distances(self.model, self.held_out, self.seed)
 
     def inspect(self, history: Sequence[Mapping[str, int | float | str]]) -> None:
         """Warn once of each way in which the game has collapsed."""
