@@ -144,7 +144,7 @@ class AudioVAE(Model):
     ) -> tuple[Float[Tensor, "b v frames"], Spectrum, Float[Tensor, "b 1 frames"]]:
         """All that decoding takes from latents: predicted values, spectrum, levels in nepers."""
         values, features = self._predict(z)
-        level = self.level_mean + self.level_std * z[:, :1]
+        level = self._latent_levels(z)
         return values, self.refiner(values, level, features), level
 
     def sound(
@@ -192,12 +192,15 @@ class AudioVAE(Model):
         )
         return values, first, second
 
+    def _latent_levels(self, z: Float[Tensor, "b c frames"]) -> Float[Tensor, "b 1 frames"]:
+        """Levels that latents ask for, in nepers."""
+        return self.level_mean + self.level_std * z[:, :1]
+
     def _predict(self, z: Float[Tensor, "b c frames"]) -> tuple[Tensor, Tensor]:
         """Predicted values, and the predictor's features."""
         values, features = self.predictor(z)
         values = values + self.mean
-        level = self.level_mean + self.level_std * z[:, :1]
-        values = shift_level(values, level - self.levels(values))
+        values = shift_level(values, self._latent_levels(z) - self.levels(values))
         ceiling = math.log(LONG * self.grid.hop / 2)
         amplitudes = ceiling - F.softplus(ceiling - values[:, :-BANDS], beta=4)
         return torch.cat([amplitudes, values[:, -BANDS:]], 1), features
