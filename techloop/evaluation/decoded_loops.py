@@ -1,8 +1,8 @@
 """Held-out loops through one or several decoders, measured beside guesses that know less.
 
-What the evaluations of the audio VAE and of a fine-tuned decoder share. Loops go by names here:
-`original`, those of the decoders, and `GUESSES`. One decoder is judged; whatever else a metric
-declares as a baseline is measured beside it.
+The steps of `techloop.evaluation.judge`. Loops go by names here: `original`, those of the decoders,
+and `GUESSES`. One decoder is judged; whatever else a metric declares as a baseline is measured
+beside it.
 """
 
 from collections import defaultdict
@@ -26,12 +26,10 @@ from techloop.evaluation.metrics.tonality import tonality, tonality_scores
 from techloop.evaluation.result import Sound
 from techloop.evaluation.training_distances import TrainingDistances
 from techloop.grid import Grid
-from techloop.metric import Measurement, Metric
+from techloop.metric import Measurement
 from techloop.models.audio_vae import AudioVAE
 
 BATCH = 16
-LOOPS = Metric("loops", "test loops")
-HELD_OUT_LOOPS = Metric("held_out_loops", "test and validation loops")
 
 
 class HeldOut(NamedTuple):
@@ -98,9 +96,14 @@ def decode_loops(
         vaes: by name. All decode the same latents with the same noise.
         x: the loops.
         seed: of the noise.
+
+    Raises:
+        ValueError: one of the others has another encoder than the first.
     """
     first, generator = next(iter(vaes.values())), torch.Generator().manual_seed(seed)
     device = next(first.parameters()).device
+    for other in list(vaes.values())[1:]:
+        _check_same_latents(first, other, x[:1].to(device))
     parts: dict[str, list[Tensor]] = {name: [] for name in vaes}
     for audio in tqdm(x.split(BATCH), "reconstruct"):
         mu, _ = first.encode(audio.to(device))
@@ -108,6 +111,19 @@ def decode_loops(
         for name, vae in vaes.items():
             parts[name].append(vae.decode(mu, noise).cpu())
     return {name: torch.cat(decoded) for name, decoded in parts.items()}
+
+
+def _check_same_latents(before: AudioVAE, after: AudioVAE, x: Tensor) -> None:
+    """Refuse a decoder that was tuned from another audio VAE."""
+    if (
+        before.grid != after.grid
+        or before.latent_dim != after.latent_dim
+        or not torch.equal(before.encode(x)[0], after.encode(x)[0])
+    ):
+        raise ValueError(
+            "the fine-tuned decoder belongs to another audio VAE: the two encode a loop to "
+            "different latents. `dvc repro` tunes it anew."
+        )
 
 
 def spectrum_noise(

@@ -1,31 +1,14 @@
 """What the audio VAE preserves of a loop, beside guesses that know less."""
 
-import numpy as np
 import torch
 
 from techloop.data.datasets import LoopDataset
-from techloop.evaluation.decoded_loops import (
-    HELD_OUT_LOOPS,
-    LOOPS,
-    band_errors_db,
-    compare,
-    decode_loops,
-    distance_measurements,
-    error_measurements,
-    examples_by_error,
-    loop_sounds,
-    sample_held_out,
-    spectrum_noise,
-    tonality_measurements,
-)
-from techloop.evaluation.features import log_mel_statistics, mel_range_hz
+from techloop.evaluation.judge import judge
 from techloop.evaluation.result import Evaluation
-from techloop.evaluation.training_distances import log_mel_distances
 from techloop.metric import by_name
 from techloop.models.audio_vae import AudioVAE
 
 JUDGED = "reconstruction"
-SHOWN = ("original", JUDGED)
 
 
 @torch.inference_mode()
@@ -65,35 +48,18 @@ def evaluate_reconstruction(
         ValueError: fewer than two training or test loops, or loops of another grid than the
             model's.
     """
-    grid, rng = vae.grid, np.random.default_rng(seed)
-    sample = sample_held_out(vae, train, held_out, loops_used, rng)
-    decoded = decode_loops({JUDGED: vae}, sample.audio, seed)
-    audio = {
-        name: loops[sample.tested] for name, loops in {"original": sample.audio, **decoded}.items()
-    }
-    x, names = audio["original"], sample.names[sample.tested]
-    mel, errors, tonal = compare(grid, x, {JUDGED: audio[JUDGED]}, spectrum_noise(x, rng))
-    chosen = examples_by_error(errors[JUDGED]["log_mel_l1_db"].numpy(), examples)
-
-    distances = log_mel_distances(train, min(len(sample.audio), len(train)), seed=seed)
-    points = {
-        name: log_mel_statistics(loops.numpy(), grid)
-        for name, loops in (("real", sample.audio), (JUDGED, decoded[JUDGED]))
-    }
-    metrics = by_name(
-        LOOPS.measured(float(len(x))),
-        HELD_OUT_LOOPS.measured(float(len(sample.audio))),
-        *error_measurements(errors, JUDGED),
-        *tonality_measurements(tonal, JUDGED, seed),
-        *distance_measurements(distances, points, JUDGED, seed),
+    judged = judge(
+        {JUDGED: vae},
+        JUDGED,
+        train,
+        held_out,
+        loops_used=loops_used,
+        examples=examples,
+        seed=seed,
     )
-    arrays = band_errors_db(mel)
-    arrays |= {f"{kind}_db": mel[kind][list(chosen.values())].numpy() for kind in SHOWN}
-    arrays |= {f"tonality_{kind}": tonal[kind] for kind in SHOWN}
-    facts = {"loops": len(x), "beats": grid.beats, "mel_range_hz": mel_range_hz(grid)}
-    sounds = [
-        sound
-        for example, row in chosen.items()
-        for sound in loop_sounds(example, row, names[row], audio, errors)
-    ]
-    return Evaluation(metrics, arrays, facts, sounds=tuple(sounds))
+    return Evaluation(
+        by_name(*judged.metrics),
+        judged.arrays(),
+        judged.facts(),
+        sounds=judged.sounds(judged.examples),
+    )
